@@ -1,0 +1,39 @@
+"""tilegrad: a small, fast, readable numerical core for training neural networks."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from . import backend, ops, trace
+from .autograd import is_grad_enabled, no_grad
+from .backend import get_num_threads, set_num_threads
+from .gradcheck import gradcheck
+from .tensor import Tensor, from_dlpack
+
+try:
+    __version__ = version("tilegrad")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name):
+    if name == "keras":  # imported at first use, so that the core alone stays quick to import
+        import importlib
+
+        return importlib.import_module(".keras", __name__)
+    raise AttributeError(f"module 'tilegrad' has no attribute {name!r}")
+
+
+trace.start_from_environment()
+
+__all__ = [
+    "Tensor",
+    "backend",
+    "from_dlpack",
+    "get_num_threads",
+    "gradcheck",
+    "is_grad_enabled",
+    "keras",
+    "no_grad",
+    "ops",
+    "set_num_threads",
+    "trace",
+]

@@ -1,0 +1,191 @@
+"""The engine: eager reverse-mode differentiation, first order, in pure Python.
+
+An `Op` computes arrays from arrays through one backend and says how gradients flow back. `apply` runs it
+and, while gradients are on, links it to the ops that made its inputs. `backward` walks those links from
+the youngest op to the oldest (creation order is a topological order, so no recursion is needed).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+
+from . import backend
+from .tensor import Tensor
+
+_ADD = backend.BINARY["add"]
+
+
+class _Mode(threading.local):
+    grad = True
+
+
+_mode = _Mode()
+_sequence = itertools.count()
+
+
+class Op:
+    """One differentiable operation; a fresh object per call.
+
+    `forward(k, *arrays)` checks its inputs, allocates and returns the output array, and keeps with
+    `self.save(...)` what `backward(k, dy)` needs; `k` is the backend. `backward` returns one gradient
+    per input, None for those whose `self.needs` is False.
+    `reads` names the inputs (by position) whose memory backward reads again: changing one of them in
+    place between forward and backward is an error. `reads_output` says the same of the output.
+    """
+
+    reads: tuple[int, ...] = ()
+    reads_output = False
+
+    saved: tuple | None = None
+    edges: tuple = ()
+    needs: tuple[bool, ...] = ()
+
+    def save(self, *items) -> None:
+        self.saved = items
+
+    def forward(self, k, *arrays):
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(self, k, dy):
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+
+def apply(op: Op, *inputs: Tensor | None) -> Tensor:
+    """Run `op` on `inputs` (None for an absent one) and record it if a gradient may flow."""
+    device = inputs[0].device
+    arrays = []
+    needs_grad = False
+    for t in inputs:
+        if t is None:
+            arrays.append(None)
+            continue
+        if t.device != device:
+            found = ", ".join(i.device for i in inputs if i is not None)
+            raise ValueError(f"{_name(op)}: expected all inputs on one device, got {found}")
+        arrays.append(t.data)
+        needs_grad = needs_grad or t.requires_grad
+    op.device = device
+    op.needs = tuple([t is not None and t.requires_grad for t in inputs])
+    out = Tensor._wrap(op.forward(backend.get(device), *arrays), device)
+    if needs_grad and _mode.grad:
+        op.edges = tuple([(t.creator or t) if need else None for t, need in zip(inputs, op.needs)])
+        watched = [inputs[i]._version for i in op.reads if inputs[i] is not None]
+        if op.reads_output:
+            watched.append(out._version)
+        op.versions = [(version, version[0]) for version in watched]
+        op.sequence = next(_sequence)
+        out.creator = op
+        out.requires_grad = True
+    return out
+
+
+def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
+    """Add d root / d leaf to the `grad` of every leaf that requires it; see `Tensor.backward`."""
+    if not root.requires_grad:
+        raise RuntimeError("backward: this tensor does not require a gradient")
+    k = backend.get(root.device)
+    if grad is None:
+        if root.size != 1:
+            raise ValueError(
+                f"backward: expected a scalar, or a grad of shape {root.shape}; got neither"
+            )
+        seed = k.empty(root.shape, root.dtype)
+        seed.fill(1)
+    else:
+        seed = Tensor._coerce(grad, root.device).data
+        if seed.shape != root.shape:
+            raise ValueError(f"backward: expected a grad of shape {root.shape}, got {seed.shape}")
+
+    node = root.creator or root
+    grads = {node: (seed, grad is None)}  # node -> (array, may we add to it in place)
+    leaves: list[Tensor] = []
+    for node in _newest_first(node):
+        if isinstance(node, Tensor):
+            leaves.append(node)
+            continue
+        if node not in grads:  # every path to it was cut by an op that returned None
+            continue
+        dy = grads.pop(node)[0]
+        _check_usable(node)
+        for edge, g in zip(node.edges, node.backward(k, dy), strict=True):
+            if edge is None or g is None:
+                continue
+            if edge not in grads:
+                own = g is not dy and g.base is not dy and (dy.base is None or g.base is not dy.base)
+                grads[edge] = (g, own)
+                continue
+            total, own = grads[edge]
+            target = total if own else k.empty(total.shape, total.dtype)
+            k.binary_forward(target, total, g, _ADD)
+            grads[edge] = (target, True)
+        if not retain_graph:
+            node.saved = None
+            node.edges = ()
+
+    for leaf in leaves:  # only now, so that an error above leaves every grad as it was
+        if leaf not in grads:
+            continue
+        g, own = grads[leaf]
+        if leaf.grad is not None:
+            total = k.empty(g.shape, g.dtype)
+            k.binary_forward(total, leaf.grad.data, g, _ADD)
+            g = total
+        elif not own:
+            g = g.copy()
+        leaf.grad = Tensor._wrap(g, leaf.device)
+
+
+def _newest_first(node):
+    """All nodes below `node`: ops from the youngest to the oldest, then the leaves."""
+    seen = {node}
+    stack = [node]
+    while stack:
+        for edge in getattr(stack.pop(), "edges", ()):
+            if edge is not None and edge not in seen:
+                seen.add(edge)
+                stack.append(edge)
+    ops = [n for n in seen if isinstance(n, Op)]
+    ops.sort(key=lambda op: op.sequence, reverse=True)
+    return ops + [n for n in seen if isinstance(n, Tensor)]
+
+
+def _check_usable(op: Op) -> None:
+    if op.saved is None:
+        raise RuntimeError(
+            f"{_name(op)}: its saved arrays were freed by an earlier backward; "
+            "call backward(retain_graph=True) to go through the same graph twice"
+        )
+    for version, expected in op.versions:
+        if version[0] != expected:
+            raise RuntimeError(
+                f"{_name(op)}: a tensor that its backward needs was changed in place after forward "
+                f"(version {expected} became {version[0]}); change a copy instead"
+            )
+
+
+def _name(op: Op) -> str:
+    return type(op).__name__
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations in this thread are recorded for `backward`."""
+    return _mode.grad
+
+
+@contextlib.contextmanager
+def no_grad():
+    """Within the block (or the decorated function) nothing is recorded; per thread.
+
+    >>> import tilegrad
+    >>> w = tilegrad.Tensor([2.0], requires_grad=True)
+    >>> with tilegrad.no_grad():
+    ...     print((w * 3).requires_grad)
+    False
+    """
+    before, _mode.grad = _mode.grad, False
+    try:
+        yield
+    finally:
+        _mode.grad = before

@@ -1,0 +1,104 @@
+"""What several op families share: input conversion and window geometry."""
+
+from __future__ import annotations
+
+import functools
+import operator
+
+from ..tensor import Tensor
+
+
+def tensors(*values):
+    """The values as floating-point tensors on one device: that of the first tensor among them.
+
+    Plain numbers and arrays take the dtype of the first tensor; None stays None.
+    """
+    first = next((v for v in values if isinstance(v, Tensor)), None)
+    if first is None:
+        device = dtype = None
+    else:
+        device = first.device
+        dtype = first.data.dtype if first.data.dtype.kind == "f" else None
+    out = []
+    for v in values:
+        if v is None:
+            out.append(None)
+            continue
+        t = Tensor._coerce(v, device)
+        if dtype is None:
+            dtype = t.data.dtype
+        elif t.data.dtype != dtype and not isinstance(v, Tensor):
+            t = Tensor._wrap(t.data.astype(dtype), t.device)
+        out.append(t)
+    return out
+
+
+def check_dtypes(name: str, **arrays) -> None:
+    """All arrays (None aside) have one dtype, else a TypeError that lists them."""
+    if len({a.dtype for a in arrays.values() if a is not None}) > 1:
+        found = ", ".join(f"{n} {a.dtype}" for n, a in arrays.items() if a is not None)
+        raise TypeError(f"{name}: expected one floating-point dtype, got {found}")
+
+
+def whole(name: str, what: str, value, least: int) -> int:
+    """`value` as an int of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected {what} to be an integer, got {value!r}") from None
+    if not least <= number < 2**31:
+        raise ValueError(f"{name}: expected {what} of at least {least}, got {number}")
+    return number
+
+
+def pair(name: str, what: str, value, least: int = 1) -> tuple[int, int]:
+    """An integer or a pair of them as (height, width)."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{name}: expected {what} to be one or two integers, got {value!r}")
+        return whole(name, what, value[0], least), whole(name, what, value[1], least)
+    number = whole(name, what, value, least)
+    return number, number
+
+
+@functools.lru_cache(maxsize=1024)
+def window_axis(name, size, kernel, stride, padding, dilation=1):
+    """(output size, padding before) along one axis; `padding` is "valid", "same" or (before, after).
+
+    "same" gives ceil(size / stride) outputs and puts the odd row after, as Keras does.
+    """
+    reach = (kernel - 1) * dilation + 1
+    if padding == "valid":
+        before = after = 0
+    elif padding == "same":
+        out = -(-size // stride)
+        total = max((out - 1) * stride + reach - size, 0)
+        before, after = total // 2, total - total // 2
+    else:
+        before, after = padding
+    if size + before + after < reach:
+        raise ValueError(
+            f"{name}: a window that spans {reach} does not fit an image of size {size} "
+            f"padded by {before} and {after}"
+        )
+    return (size + before + after - reach) // stride + 1, before
+
+
+def window_padding(name: str, padding):
+    """`padding` as one specification for `window_axis` per axis: (rows, columns)."""
+    if isinstance(padding, str):
+        if padding.lower() not in ("valid", "same"):
+            raise ValueError(f'{name}: expected padding "valid", "same" or integers, got {padding!r}')
+        return padding.lower(), padding.lower()
+    if isinstance(padding, (tuple, list)) and any(isinstance(p, (tuple, list)) for p in padding):
+        if len(padding) != 2 or not all(isinstance(p, (tuple, list)) for p in padding):
+            raise ValueError(f"{name}: expected padding ((top, bottom), (left, right)), got {padding!r}")
+        return pair(name, "padding", padding[0], 0), pair(name, "padding", padding[1], 0)
+    ph, pw = pair(name, "padding", padding, 0)
+    return (ph, ph), (pw, pw)
+
+
+def image_shape(name: str, x) -> tuple[int, int, int, int]:
+    if x.ndim != 4:
+        raise ValueError(f"{name}: expected x of shape (n, h, w, c), got {x.shape}")
+    return x.shape

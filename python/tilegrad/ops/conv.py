@@ -1,0 +1,112 @@
+"""2-D convolution."""
+
+from __future__ import annotations
+
+from ..autograd import Op, apply
+from ._common import check_dtypes, image_shape, pair, tensors, whole, window_axis, window_padding
+from .activation import resolve
+
+
+class Conv2D(Op):
+    """y = act(conv(x, w) + b); backward first turns dy into the gradient before the activation."""
+
+    reads = (0, 1)
+    reads_output = True
+
+    def __init__(self, strides, padding, dilation, groups, activation: int, alpha: float):
+        self.strides = strides
+        self.padding = padding
+        self.dilation = dilation
+        self.groups = groups
+        self.activation = activation
+        self.alpha = alpha
+
+    def forward(self, k, x, w, b):
+        n, h, width, c = image_shape("conv2d", x)
+        groups = self.groups
+        if w.ndim != 4 or w.shape[2] * groups != c or w.shape[3] % groups or 0 in w.shape:
+            per_group = f"c / groups = {c} / {groups}" if groups > 1 else c
+            multiple = f", f a multiple of {groups}" if groups > 1 else ""
+            raise ValueError(f"conv2d: expected w of shape (kh, kw, {per_group}, f){multiple}, got {w.shape}")
+        kh, kw, _, f = w.shape
+        if b is not None and b.shape != (f,):
+            raise ValueError(f"conv2d: expected b of shape ({f},), got {b.shape}")
+        check_dtypes("conv2d", x=x, w=w, b=b)
+        (sh, sw), (dh, dw) = self.strides, self.dilation
+        oh, top = window_axis("conv2d", h, kh, sh, self.padding[0], dh)
+        ow, left = window_axis("conv2d", width, kw, sw, self.padding[1], dw)
+        self.geometry = (sh, sw, top, left, dh, dw, groups)
+        y = k.empty((n, oh, ow, f), x.dtype)
+        k.conv2d_forward(y, x, w, b, *self.geometry, self.activation, self.alpha)
+        self.save(x, w, y if self.activation else None)
+        return y
+
+    def backward(self, k, dy):
+        x, w, y = self.saved
+        if y is not None:
+            dz = k.empty(dy.shape, dy.dtype)
+            k.activation_backward_dx(dz, dy, y, self.activation, self.alpha)
+            dy = dz
+        dx = dw = db = None
+        if self.needs[0]:
+            dx = k.empty(x.shape, x.dtype)
+            k.conv2d_backward_dx(dx, dy, w, *self.geometry)
+        if self.needs[1]:
+            dw = k.empty(w.shape, w.dtype)
+            k.conv2d_backward_dw(dw, x, dy, *self.geometry)
+        if self.needs[2]:
+            f = w.shape[3]
+            db = k.empty((f,), w.dtype)
+            k.bias_backward_db(db, dy.reshape(dy.size // f, f))
+        return dx, dw, db
+
+
+def conv2d(
+    x,
+    w,
+    b=None,
+    strides=1,
+    padding="valid",
+    dilation=1,
+    groups: int = 1,
+    activation: str | None = None,
+    alpha: float | None = None,
+):
+    """2-D convolution (cross-correlation) with bias and activation in one kernel.
+
+    Notation: n images of h x w pixels and c channels, a kh x kw window, f filters. Forward, per group:
+    y[n, i, j, f] = act(b[f] + sum over a, e, c of x[n, i s + a d - top, j s + e d - left, c] w[a, e, c, f]).
+    Backward, with dz = dy act'(y): dx and dw are the transposed sums, db sums dz over n, i and j.
+
+    Args:
+        x: (n, h, w, c).
+        w: (kh, kw, c / groups, f).
+        b: (f,) or None.
+        strides: an integer or (rows, columns).
+        padding: "valid", "same" (the odd row goes below and to the right, as in Keras), an integer,
+            (rows, columns), or ((top, bottom), (left, right)).
+        dilation: an integer or (rows, columns).
+        groups: how many groups of channels are convolved apart; c is depthwise.
+        activation: None, "relu", "leaky_relu", "sigmoid", "tanh" or "elu".
+        alpha: slope of leaky_relu (default 0.2), scale of elu (default 1).
+
+    Returns:
+        y of shape (n, oh, ow, f).
+
+    Raises:
+        ValueError: shapes that do not fit, a window larger than the padded image.
+        TypeError: dtypes that differ, sizes that are no integers.
+
+    >>> import numpy, tilegrad
+    >>> x, w = numpy.ones((2, 5, 5, 3), "float32"), numpy.ones((3, 3, 3, 4), "float32")
+    >>> tilegrad.ops.conv2d(x, w, strides=2, padding="same", activation="relu").shape
+    (2, 3, 3, 4)
+    """
+    op = Conv2D(
+        pair("conv2d", "strides", strides),
+        window_padding("conv2d", padding),
+        pair("conv2d", "dilation", dilation),
+        whole("conv2d", "groups", groups, 1),
+        *resolve("conv2d", activation, alpha),
+    )
+    return apply(op, *tensors(x, w, b))

@@ -1,0 +1,153 @@
+"""2-D pooling."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..autograd import Op, apply
+from ._common import image_shape, pair, tensors, window_axis, window_padding
+
+
+class Pool2D(Op):
+    """What max and average pooling share: the window's geometry."""
+
+    name: str
+
+    def __init__(self, window, strides, padding):
+        self.window = window
+        self.strides = strides
+        self.padding = padding
+
+    def allocate(self, k, x):
+        """y, with `self.geometry` and `self.x_shape` set on the way."""
+        n, h, w, c = image_shape(self.name, x)
+        (kh, kw), (sh, sw) = self.window, self.strides
+        for axis, (before, after), size in zip("hw", _explicit(self.padding), self.window):
+            if before >= size or after >= size:
+                raise ValueError(
+                    f"{self.name}: expected padding smaller than the window along {axis}, "
+                    f"got {before} and {after} for {size}"
+                )
+        oh, top = window_axis(self.name, h, kh, sh, self.padding[0])
+        ow, left = window_axis(self.name, w, kw, sw, self.padding[1])
+        self.geometry = (kh, kw, sh, sw, top, left)
+        self.x_shape = x.shape
+        return k.empty((n, oh, ow, c), x.dtype)
+
+
+def _explicit(padding):
+    return [p if isinstance(p, tuple) else (0, 0) for p in padding]
+
+
+class MaxPool2D(Pool2D):
+    """Keeps the place of each window's maximum: one byte per output where the window allows."""
+
+    name = "max_pool2d"
+
+    def forward(self, k, x):
+        y = self.allocate(k, x)
+        small = self.window[0] * self.window[1] <= 256
+        index = k.empty(y.shape, np.uint8 if small else np.int32)
+        k.max_pool2d_forward(y, index, x, *self.geometry)
+        self.save(index)
+        return y
+
+    def backward(self, k, dy):
+        (index,) = self.saved
+        dx = k.empty(self.x_shape, dy.dtype)
+        k.max_pool2d_backward_dx(dx, dy, index, *self.geometry)
+        return (dx,)
+
+
+class AvgPool2D(Pool2D):
+    """The mean over the part of the window that lies inside the image."""
+
+    name = "avg_pool2d"
+
+    def forward(self, k, x):
+        y = self.allocate(k, x)
+        k.avg_pool2d_forward(y, x, *self.geometry)
+        self.save()
+        return y
+
+    def backward(self, k, dy):
+        dx = k.empty(self.x_shape, dy.dtype)
+        k.avg_pool2d_backward_dx(dx, dy, *self.geometry)
+        return (dx,)
+
+
+class GlobalAvgPool2D(Op):
+    def forward(self, k, x):
+        n, h, w, c = image_shape("global_avg_pool2d", x)
+        if h * w == 0:
+            raise ValueError(f"global_avg_pool2d: expected at least one pixel, got x {x.shape}")
+        y = k.empty((n, c), x.dtype)
+        k.global_avg_pool2d_forward(y, x.reshape(n, h * w, c))
+        self.save(x.shape)
+        return y
+
+    def backward(self, k, dy):
+        n, h, w, c = self.saved[0]
+        dx = k.empty((n, h * w, c), dy.dtype)
+        k.global_avg_pool2d_backward_dx(dx, dy)
+        return (dx.reshape(n, h, w, c),)
+
+
+def _pool(op_class, x, pool_size, strides, padding):
+    name = op_class.name
+    window = pair(name, "pool_size", pool_size)
+    strides = window if strides is None else pair(name, "strides", strides)
+    (x,) = tensors(x)
+    return apply(op_class(window, strides, window_padding(name, padding)), x)
+
+
+def max_pool2d(x, pool_size, strides=None, padding="valid"):
+    """The maximum over each window; NaN wins, the first of equal maxima takes the gradient.
+
+    Args:
+        x: (n, h, w, c).
+        pool_size: an integer or (rows, columns).
+        strides: an integer or (rows, columns); None is pool_size.
+        padding: "valid", "same", or integers smaller than the window; padding never wins.
+
+    Returns:
+        y of shape (n, oh, ow, c); dx = dy at each window's maximum, summed where windows overlap.
+
+    Raises:
+        ValueError: x not of rank 4, a window larger than the padded image.
+
+    >>> import tilegrad
+    >>> x = tilegrad.Tensor([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+    >>> tilegrad.ops.max_pool2d(x, 2).item()
+    4.0
+    """
+    return _pool(MaxPool2D, x, pool_size, strides, padding)
+
+
+def avg_pool2d(x, pool_size, strides=None, padding="valid"):
+    """The mean over each window, padding excluded from the count, as in Keras.
+
+    Args:
+        x: (n, h, w, c).
+        pool_size, strides, padding: as in `max_pool2d`.
+
+    Returns:
+        y of shape (n, oh, ow, c); dx = dy / count, summed where windows overlap.
+
+    >>> import tilegrad
+    >>> x = tilegrad.Tensor([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+    >>> tilegrad.ops.avg_pool2d(x, 2).item()
+    2.5
+    """
+    return _pool(AvgPool2D, x, pool_size, strides, padding)
+
+
+def global_avg_pool2d(x):
+    """The mean over all pixels: (n, h, w, c) to (n, c); dx = dy / (h w).
+
+    >>> import tilegrad
+    >>> x = tilegrad.Tensor([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+    >>> tilegrad.ops.global_avg_pool2d(x).numpy().tolist()
+    [[2.5]]
+    """
+    return apply(GlobalAvgPool2D(), *tensors(x))

@@ -1,0 +1,183 @@
+"""Softmax, log-softmax and softmax-cross-entropy."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+import numpy as np
+
+from ..autograd import Op, apply
+from ..tensor import Tensor
+from ._common import check_dtypes, tensors
+from .elementwise import transpose
+
+
+class Rows(Op):
+    """A function of each row (the last axis) whose backward needs only its output."""
+
+    reads_output = True
+
+    def forward(self, k, x):
+        if x.ndim == 0 or x.shape[-1] == 0:
+            raise ValueError(f"{self.name}: expected at least one class, got shape {x.shape}")
+        y = k.empty(x.shape, x.dtype)
+        getattr(k, f"{self.name}_forward")(_rows(y), _rows(x))
+        self.save(y)
+        return y
+
+    def backward(self, k, dy):
+        (y,) = self.saved
+        dx = k.empty(y.shape, y.dtype)
+        getattr(k, f"{self.name}_backward_dx")(_rows(dx), _rows(dy), _rows(y))
+        return (dx,)
+
+
+class Softmax(Rows):
+    name = "softmax"
+
+
+class LogSoftmax(Rows):
+    name = "log_softmax"
+
+
+def _rows(x):
+    return x.reshape(-1 if x.size else math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _along(op: Rows, x, axis: int):
+    """Apply a row function along any axis."""
+    (x,) = tensors(x)
+    axis = operator.index(axis)
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"{op.name}: expected an axis from {-x.ndim} to {x.ndim - 1}, got {axis}")
+    if axis in (-1, x.ndim - 1):
+        return apply(op, x), x
+    order = list(range(x.ndim))
+    order[axis], order[-1] = order[-1], order[axis]
+    return transpose(apply(op, transpose(x, order)), order), None
+
+
+def softmax(x, axis: int = -1):
+    """exp(x) / sum exp(x) along `axis`; dx = y (dy - sum dy y).
+
+    The result of a softmax over the last axis keeps its input as `logits`, so that cross-entropy can be
+    computed from there without loss of precision.
+
+    >>> import tilegrad
+    >>> tilegrad.ops.softmax([[0.0, 0.0]]).numpy().tolist()
+    [[0.5, 0.5]]
+    """
+    y, y.logits = _along(Softmax(), x, axis)
+    return y
+
+
+def log_softmax(x, axis: int = -1):
+    """x - log sum exp(x) along `axis`; dx = dy - exp(y) sum dy.
+
+    >>> import tilegrad
+    >>> round(tilegrad.ops.log_softmax([[0.0, 0.0]])[0, 0].item(), 4)
+    -0.6931
+    """
+    return _along(LogSoftmax(), x, axis)[0]
+
+
+class SoftmaxCrossEntropy(Op):
+    """Fused: no probability is ever logged, and dx = dlosses (p - target)."""
+
+    def __init__(self, labels, weight, reduction: str):
+        self.labels = labels
+        self.weight = weight
+        self.reduction = reduction
+        self.sparse = labels.dtype.kind != "f"
+
+    def forward(self, k, x):
+        n = len(x)
+        self.scale = 1.0 / n if self.reduction == "mean" and n else 1.0
+        loss, losses = k.empty((1,), x.dtype), k.empty((n,), x.dtype)
+        p = k.empty(x.shape, x.dtype)
+        form = "sparse" if self.sparse else "dense"
+        kernel = getattr(k, f"softmax_cross_entropy_{form}_forward")
+        kernel(loss, losses, p, x, self.labels, self.weight, self.scale)
+        if self.sparse and math.isnan(loss[0]):
+            _check_labels(self.labels, x.shape[1])
+        self.save(p)
+        if self.reduction == "none":
+            return losses if self.weight is None else losses * self.weight
+        return loss.reshape(())
+
+    def backward(self, k, dy):
+        (p,) = self.saved
+        dlosses = np.full(len(p), dy * self.scale, p.dtype) if dy.ndim == 0 else dy
+        if self.weight is not None:
+            dlosses = dlosses * self.weight
+        dx = k.empty(p.shape, p.dtype)
+        form = "sparse" if self.sparse else "dense"
+        getattr(k, f"softmax_cross_entropy_{form}_backward_dx")(dx, dlosses, p, self.labels)
+        return (dx,)
+
+
+def _check_labels(labels, classes: int) -> None:
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        row = wrong[0]
+        raise ValueError(
+            f"softmax_cross_entropy: expected labels from 0 to {classes - 1}, "
+            f"got {labels[row]} in row {row} ({len(wrong)} of {len(labels)} are out of range)"
+        )
+
+
+def softmax_cross_entropy(logits, labels, sample_weight=None, reduction: str = "mean"):
+    """-log softmax(logits)[label] per row, stable for logits of any size.
+
+    Notation: n rows, c classes, p = softmax(logits), t the target distribution (one-hot for labels).
+    Forward: l_i = -sum_j t_ij log p_ij. Backward: dlogits_i = dl_i (p_i sum_j t_ij - t_i).
+
+    Args:
+        logits: (n, c).
+        labels: (n,) integers from 0 to c - 1, or (n, c) floating-point targets.
+        sample_weight: (n,) or None; multiplies each row's loss.
+        reduction: "mean" (the weighted sum over n, as Keras's sum_over_batch_size), "sum" or "none".
+
+    Returns:
+        a scalar, or (n,) for "none". No gradient flows to the labels.
+
+    Raises:
+        ValueError: shapes that do not fit, labels out of range (value and row are named).
+
+    >>> import tilegrad
+    >>> loss = tilegrad.ops.softmax_cross_entropy([[10000.0, 0.0]], [1])
+    >>> loss.item()
+    10000.0
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(
+            f'softmax_cross_entropy: expected reduction "mean", "sum" or "none", got {reduction!r}'
+        )
+    (logits,) = tensors(logits)
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        raise ValueError(f"softmax_cross_entropy: expected logits of shape (n, c), got {logits.shape}")
+    n, classes = logits.shape
+    labels = np.asarray(labels.data if isinstance(labels, Tensor) else labels)
+    if labels.dtype.kind in "iub" and labels.shape == (n,):
+        if labels.dtype.itemsize > 4 or labels.dtype.kind == "u":
+            in_range = labels.astype(np.int64, copy=False).clip(-1, classes)  # so that int32 cannot wrap
+            if n and (in_range.min() < 0 or in_range.max() >= classes):
+                _check_labels(labels, classes)
+        labels = np.ascontiguousarray(labels, np.int32)
+    elif labels.dtype.kind == "f" and labels.shape == (n, classes):
+        labels = np.ascontiguousarray(labels, logits.dtype)
+    else:
+        raise ValueError(
+            f"softmax_cross_entropy: expected integer labels of shape ({n},) or floating-point ones of "
+            f"shape ({n}, {classes}), got {labels.dtype} of shape {labels.shape}"
+        )
+    if sample_weight is not None:
+        (weight,) = tensors(sample_weight)
+        if weight.shape != (n,):
+            raise ValueError(
+                f"softmax_cross_entropy: expected sample_weight of shape ({n},), got {weight.shape}"
+            )
+        sample_weight = np.ascontiguousarray(weight.data, logits.dtype)
+        check_dtypes("softmax_cross_entropy", logits=logits.data, sample_weight=sample_weight)
+    return apply(SoftmaxCrossEntropy(labels, sample_weight, reduction), logits)

@@ -1,0 +1,265 @@
+"""What ran and how fast: the recorder behind `TILEGRAD_DEBUG` and the per-kernel time table.
+
+Tracing wraps a backend's kernels; while nothing traces, they are called directly and cost nothing extra.
+FLOPs are those of the formula (a multiply-add is two), bytes those of every array read or written once,
+so GFLOP/s and GB/s are lower bounds of what the machine did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import sys
+import time
+
+import numpy as np
+
+from . import backend
+
+def _conv_flops(y, w) -> int:
+    return 2 * y.size * math.prod(w.shape[:3])
+
+
+# FLOPs of each kernel from its arguments; a kernel that is not listed counts one per output element.
+_FLOPS = {
+    "dense_forward": lambda y, x, w, *_: 2 * y.size * w.shape[0],
+    "dense_backward_dx": lambda dx, dy, w: 2 * dx.size * w.shape[1],
+    "dense_backward_dw": lambda dw, x, dy: 2 * dw.size * x.shape[0],
+    "bias_backward_db": lambda db, dy: dy.size,
+    "matmul_forward": lambda y, a, b: 2 * y.size * a.shape[-1],
+    "matmul_backward_da": lambda da, dy, b: 2 * da.size * b.shape[-1],
+    "matmul_backward_db": lambda db, a, dy: 2 * db.size * a.shape[-2],
+    "conv2d_forward": lambda y, x, w, *_: _conv_flops(y, w),
+    "conv2d_backward_dx": lambda dx, dy, w, *_: _conv_flops(dy, w),
+    "conv2d_backward_dw": lambda dw, x, dy, *_: _conv_flops(dy, dw),
+    "max_pool2d_forward": lambda y, index, x, kh, kw, *_: y.size * kh * kw,
+    "avg_pool2d_forward": lambda y, x, kh, kw, *_: y.size * kh * kw,
+    "avg_pool2d_backward_dx": lambda dx, dy, kh, kw, *_: dy.size * kh * kw,
+    "global_avg_pool2d_forward": lambda y, x: x.size,
+    "softmax_forward": lambda y, x: 5 * y.size,
+    "softmax_backward_dx": lambda dx, dy, y: 4 * y.size,
+    "log_softmax_forward": lambda y, x: 5 * y.size,
+    "log_softmax_backward_dx": lambda dx, dy, y: 4 * y.size,
+    "softmax_cross_entropy_sparse_forward": lambda loss, losses, p, *_: 6 * p.size,
+    "softmax_cross_entropy_sparse_backward_dx": lambda dx, *_: 2 * dx.size,
+    "softmax_cross_entropy_dense_forward": lambda loss, losses, p, *_: 8 * p.size,
+    "softmax_cross_entropy_dense_backward_dx": lambda dx, *_: 4 * dx.size,
+    "reduce_sum_forward": lambda y, x, scale: x.size,
+    "reduce_max_forward": lambda y, x: x.size,
+    "strided_copy": lambda *_: 0,
+    "sgd_update": lambda w, *_: 4 * sum(a.size for a in w),
+    "rmsprop_update": lambda w, *_: 8 * sum(a.size for a in w),
+    "adam_update": lambda w, *_: 11 * sum(a.size for a in w),
+    "gradient_square_sums": lambda out, g: 2 * sum(a.size for a in g),
+}
+
+_OUTPUTS = {"y", "index", "dx", "dw", "db", "da", "loss", "losses", "p", "out", "w"}
+
+
+@functools.cache
+def _output_count(kernel: str) -> int:
+    """How many leading arguments `kernel` writes."""
+    count = 0
+    for argument in backend.KERNELS[kernel].split(", "):
+        if argument not in _OUTPUTS:
+            break
+        count += 1
+    return count
+
+
+def _arrays(arguments):
+    for a in arguments:
+        if isinstance(a, np.ndarray):
+            yield a
+        elif isinstance(a, (list, tuple)):
+            yield from _arrays(a)
+
+
+class Recorder:
+    """Per kernel: calls, seconds, FLOPs, bytes."""
+
+    def __init__(self):
+        self.totals: dict[str, list] = {}
+
+    def add(self, kernel: str, seconds: float, flops: int, nbytes: int) -> None:
+        total = self.totals.setdefault(kernel, [0, 0.0, 0, 0])
+        total[0] += 1
+        total[1] += seconds
+        total[2] += flops
+        total[3] += nbytes
+
+    @property
+    def rows(self) -> list[dict]:
+        """One dict per kernel, the slowest first."""
+        everything = sum(t[1] for t in self.totals.values()) or 1.0
+        return [
+            {
+                "kernel": kernel,
+                "calls": calls,
+                "ms": 1e3 * seconds,
+                "share": seconds / everything,
+                "gflops": flops / seconds / 1e9 if seconds else 0.0,
+                "gbytes": nbytes / seconds / 1e9 if seconds else 0.0,
+            }
+            for kernel, (calls, seconds, flops, nbytes) in sorted(
+                self.totals.items(), key=lambda item: -item[1][1]
+            )
+        ]
+
+    def table(self, title: str = "time per kernel"):
+        """The rows as a rich table."""
+        from rich.table import Table
+
+        table = Table(title=title)
+        table.add_column("kernel")
+        for column in ("calls", "ms", "us/call", "share", "GFLOP/s", "GB/s"):
+            table.add_column(column, justify="right")
+        for row in self.rows:
+            table.add_row(
+                row["kernel"],
+                f"{row['calls']:,}",
+                f"{row['ms']:,.1f}",
+                f"{1e3 * row['ms'] / row['calls']:,.1f}",
+                f"{row['share']:.1%}",
+                f"{row['gflops']:,.1f}",
+                f"{row['gbytes']:,.1f}",
+            )
+        return table
+
+
+_recorders: list[Recorder] = []
+_level = 0
+
+
+@contextlib.contextmanager
+def record():
+    """Record every kernel called within the block; gives a `Recorder`.
+
+    >>> import tilegrad
+    >>> with tilegrad.trace.record() as recorder:
+    ...     y = tilegrad.ops.relu([1.0])
+    >>> recorder.rows[0]["kernel"], recorder.rows[0]["calls"]
+    ('activation_forward', 1)
+    """
+    recorder = Recorder()
+    _recorders.append(recorder)
+    _install()
+    try:
+        yield recorder
+    finally:
+        _recorders.remove(recorder)
+        _install()
+
+
+def set_level(level: int) -> None:
+    """The level of `TILEGRAD_DEBUG`, 0 to 4; each includes those below.
+
+    1 prints backend, instruction set and threads; 2 prints a line per kernel: shapes, ms, GFLOP/s,
+    GB/s and the share of this machine's measured peak; 3 adds tile and algorithm choices; 4 checks every
+    kernel's outputs and raises FloatingPointError where finite inputs gave a NaN.
+    """
+    global _level
+    if level not in range(5):
+        raise ValueError(f"TILEGRAD_DEBUG: expected 0 to 4, got {level!r}")
+    _level = level
+    if level >= 1:
+        k = backend.get(backend.default_device())
+        threads = k.module.get_num_threads() if hasattr(k.module, "get_num_threads") else 1
+        _print(f"device {backend.default_device()}, backend {k.name}, {threads} threads")
+        for name, present, reason in backend.describe():
+            _print(f"  {name:<10} {'yes' if present else 'no ':<4} {reason}")
+    _install()
+
+
+def _install() -> None:
+    """Wrap or unwrap the kernels of every backend that is or will be loaded."""
+    backend.set_wrapper(_traced if _level >= 2 or _recorders else None)
+
+
+def _traced(owner: backend.Backend, name: str, kernel):
+    outputs = _output_count(name)
+    flops_of = _FLOPS.get(name)
+
+    def call(*arguments):
+        finite = _level >= 4 and not _has_nan(arguments[outputs:])
+        start = time.perf_counter()
+        result = kernel(*arguments)
+        seconds = time.perf_counter() - start
+        flops = flops_of(*arguments) if flops_of else arguments[0].size
+        nbytes = sum(a.nbytes for a in _arrays(arguments))
+        for recorder in _recorders:
+            recorder.add(name, seconds, flops, nbytes)
+        if _level >= 2:
+            _print(_line(owner, name, arguments, seconds, flops, nbytes))
+        if _level >= 3:
+            _print_plan(owner, name, arguments)
+        if finite and _has_nan(arguments[:outputs]):
+            shapes = ", ".join(_shapes(arguments))
+            raise FloatingPointError(f"{name}: finite inputs gave a NaN; shapes {shapes}")
+        return result
+
+    return call
+
+
+def _has_nan(arguments) -> bool:
+    return any(a.dtype.kind == "f" and bool(np.isnan(a).any()) for a in _arrays(arguments))
+
+
+def _shapes(arguments):
+    for a in arguments:
+        if isinstance(a, np.ndarray):
+            yield "x".join(map(str, a.shape)) or "scalar"
+        elif isinstance(a, (list, tuple)) and a and isinstance(a[0], np.ndarray):
+            yield f"{len(a)} arrays"
+
+
+def _line(owner, name, arguments, seconds, flops, nbytes) -> str:
+    gflops, gbytes = flops / seconds / 1e9, nbytes / seconds / 1e9
+    line = (
+        f"{owner.name} {name:<28} {1e3 * seconds:9.3f} ms {gflops:8.2f} GFLOP/s {gbytes:7.2f} GB/s"
+    )
+    if owner.name != "reference":
+        peak_flops, peak_bytes = _peak(owner)
+        line += f" {max(flops / peak_flops, nbytes / peak_bytes) / seconds:6.1%} of peak"
+    return f"{line}  {' '.join(_shapes(arguments))}"
+
+
+@functools.cache
+def _peak(owner) -> tuple[float, float]:
+    """(FLOP/s, bytes/s) that this backend reaches here: a 512^3 product, a 64 MB copy; best of 5."""
+    a = np.ones((512, 512), np.float32)
+    y = np.empty_like(a)
+    big = np.ones(2**23, np.float32)
+    target = np.empty_like(big)
+    dense, scale = owner.module.dense_forward, owner.module.activation_forward
+    compute = min(_seconds(lambda: dense(y, a, a, None, 0, 0.0)) for _ in range(5))
+    copy = min(_seconds(lambda: scale(target, big, 0, 0.0)) for _ in range(5))
+    return 2 * 512**3 / compute, 2 * big.nbytes / copy
+
+
+def _seconds(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _print_plan(owner, name: str, arguments) -> None:
+    plan = getattr(owner.module, "plan", None)
+    text = plan(name, *arguments) if plan else ""
+    if text:
+        _print(f"    {text}")
+
+
+def _print(text: str) -> None:
+    print(f"tilegrad: {text}", file=sys.stderr)
+
+
+def start_from_environment() -> None:
+    """Apply `TILEGRAD_DEBUG`."""
+    text = os.environ.get("TILEGRAD_DEBUG", "")
+    if text:
+        if not text.isdecimal():
+            raise ValueError(f"TILEGRAD_DEBUG: expected 0 to 4, got {text!r}")
+        set_level(int(text))
