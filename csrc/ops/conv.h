@@ -30,4 +30,7 @@ void conv2d_backward_dw(float* dw, const float* x, const float* dy, const Conv2d
                         void* workspace);
 int64_t conv2d_backward_dw_workspace(const Conv2dShape& s);
 
+// How conv2d_forward does this shape, in words (algorithm, tile, blocks), for TILEGRAD_DEBUG=3.
+void conv2d_plan(char* text, int64_t capacity, const Conv2dShape& s);
+
 }  // namespace tilegrad

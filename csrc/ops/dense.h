@@ -21,6 +21,9 @@ int64_t dense_backward_dx_workspace(DenseShape s);
 void dense_backward_dw(float* dw, const float* x, const float* dy, DenseShape s, void* workspace);
 int64_t dense_backward_dw_workspace(DenseShape s);
 
+// How dense_forward does this shape, in words (tile, blocks, splits), for TILEGRAD_DEBUG=3.
+void dense_plan(char* text, int64_t capacity, DenseShape s);
+
 // db[j] = sum_i dy[i, j]                  db (f)  dy (rows, f); also conv's, with rows = n oh ow
 void bias_backward_db(float* db, const float* dy, int64_t rows, int64_t f, void* workspace);
 int64_t bias_backward_db_workspace(int64_t rows, int64_t f);

@@ -156,6 +156,7 @@ def load(name: str) -> Backend:
         if name != "reference" and name not in ISAS:
             known = ", ".join((*ISAS, "reference"))
             raise ValueError(f"backend: expected one of {known}, got {name!r}")
+        _check_threads()
         reason = supported()[name]
         if reason is not None:
             raise RuntimeError(f"backend {name}: {reason}")
@@ -164,6 +165,12 @@ def load(name: str) -> Backend:
         if _wrapper is not None:
             _loaded[name].instrument(_wrapper)
     return _loaded[name]
+
+
+def _check_threads() -> None:
+    text = os.environ.get("TILEGRAD_THREADS", "")
+    if text and not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 1024):
+        raise ValueError(f"TILEGRAD_THREADS: expected 1 to 1024, got {text!r}")
 
 
 def set_wrapper(wrap) -> None:

@@ -1,0 +1,30 @@
+// What the binding files share: one bind_<stem> per op family, linked into every backend module.
+#pragma once
+#include "../core/memory.h"
+#include "../core/view.h"
+#include "../ops/activation.h"
+
+namespace tilegrad {
+
+void bind_core(py::module_& m);
+void bind_activation(py::module_& m);
+void bind_dense(py::module_& m);
+void bind_conv(py::module_& m);
+void bind_pool(py::module_& m);
+void bind_softmax(py::module_& m);
+void bind_elementwise(py::module_& m);
+void bind_optim(py::module_& m);
+
+// Runs a kernel without the interpreter's lock.
+template <class Kernel>
+void run(Kernel&& kernel) {
+  py::gil_scoped_release unlocked;
+  kernel();
+}
+
+inline Activation activation_kind(const char* op, int64_t kind, Activation last) {
+  check_range(op, "an activation kind", kind, 0, static_cast<int64_t>(last));
+  return static_cast<Activation>(kind);
+}
+
+}  // namespace tilegrad

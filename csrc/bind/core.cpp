@@ -1,0 +1,56 @@
+// What every module offers besides kernels: pooled memory, threads, what this CPU can run.
+#include "../core/cpu_features.h"
+#include "../cpu/parallel.h"
+#include "bind.h"
+
+namespace tilegrad {
+namespace {
+
+constexpr int max_axes = 32;
+
+// An uninitialised C-contiguous array whose memory returns to the pool when NumPy lets go of it.
+py::array empty(const py::handle& shape_, const py::object& dtype_) {
+  const py::dtype dtype = py::isinstance<py::dtype>(dtype_) ? py::reinterpret_borrow<py::dtype>(dtype_)
+                                                            : py::dtype::from_args(dtype_);
+  const char kind = dtype.kind();
+  check(kind == 'f' || kind == 'i' || kind == 'u' || kind == 'b', "empty",
+        "expected a dtype of plain numbers, got ", std::string(py::str(dtype)));
+  int64_t shape[max_axes];
+  int ndim = 0;
+  int64_t bytes = dtype.itemsize();
+  const auto sizes = py::reinterpret_steal<py::tuple>(PySequence_Tuple(shape_.ptr()));
+  if (!sizes) throw py::error_already_set();
+  check(sizes.size() <= max_axes, "empty", "expected at most 32 axes, got ", sizes.size());
+  for (const py::handle size : sizes) {
+    shape[ndim] = size.cast<int64_t>();
+    check(shape[ndim] >= 0, "empty", "expected sizes >= 0, got ", shape[ndim]);
+    if (__builtin_mul_overflow(bytes, shape[ndim], &bytes)) throw std::bad_alloc();
+    ++ndim;
+  }
+  void* block = pool_take(static_cast<size_t>(bytes));
+  py::capsule owner(block, [](void* p) { pool_give(p); });
+  return py::array(dtype, std::vector<py::ssize_t>(shape, shape + ndim), {}, block, owner);
+}
+
+}  // namespace
+
+void bind_core(py::module_& m) {
+  m.def("empty", empty);
+  m.def("pool_trim", pool_trim);
+  m.def("get_num_threads", num_threads);
+  m.def("set_num_threads", [](int64_t count) {
+    check_range("set_num_threads", "a count", count, 1, 1024);
+    set_num_threads(static_cast<int>(count));
+    return num_threads();
+  });
+  m.def("cpu_features", [] {
+    py::dict reasons;  // None where the code can run
+    for (const char* isa : {"base", "avx2", "avx512"}) {
+      const std::string why_not = cannot_run(isa);
+      reasons[isa] = why_not.empty() ? py::object(py::none()) : py::str(why_not);
+    }
+    return reasons;
+  });
+}
+
+}  // namespace tilegrad

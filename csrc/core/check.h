@@ -1,0 +1,38 @@
+// Errors at the border with Python: what was expected and what came, with the kernel's and the argument's name.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <sstream>
+#include <string>
+
+namespace tilegrad {
+
+namespace py = pybind11;
+
+inline std::string shape_text(const int64_t* shape, int ndim) {
+  std::ostringstream text;
+  text << '(';
+  for (int i = 0; i < ndim; ++i) text << shape[i] << (ndim == 1 ? "," : i + 1 < ndim ? ", " : "");
+  text << ')';
+  return text.str();
+}
+
+// Throws ValueError: "<op>: <message parts>" unless `ok`.
+template <class... Parts>
+void check(bool ok, const char* op, const Parts&... parts) {
+  if (ok) return;
+  std::ostringstream text;
+  text << op << ": ";
+  (text << ... << parts);
+  throw py::value_error(text.str());
+}
+
+// Throws ValueError unless low <= value <= high.
+inline void check_range(const char* op, const char* name, int64_t value, int64_t low, int64_t high) {
+  check(low <= value && value <= high, op, "expected ", name, " from ", low, " to ", high, ", got ",
+        value);
+}
+
+}  // namespace tilegrad

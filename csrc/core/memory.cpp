@@ -1,0 +1,101 @@
+#include "memory.h"
+
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <utility>
+
+namespace tilegrad {
+namespace {
+
+constexpr size_t alignment = 64;
+
+void* allocate(size_t bytes) {
+  void* block = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  if (block == nullptr) throw std::bad_alloc();
+  return block;
+}
+
+// Class c holds blocks of (8 + c % 8) << (c / 8) times 64 bytes.
+constexpr int class_count = 8 * 40;
+
+size_t class_bytes(int c) { return static_cast<size_t>(8 + c % 8) << (c / 8 + 6); }
+
+int class_of(size_t bytes) {
+  const size_t units = (bytes + alignment - 1) / alignment;
+  if (units <= 8) return 0;
+  const int shift = 60 - __builtin_clzll(units - 1);  // leaves units - 1 in [8, 16)
+  const int c = 8 * shift + static_cast<int>(((units - 1) >> shift) - 8) + 1;
+  return c;
+}
+
+// A free block's first bytes hold the next free block of its class.
+struct FreeBlock {
+  FreeBlock* next;
+};
+
+struct Pool {
+  std::mutex mutex;
+  FreeBlock* free[class_count] = {};
+};
+
+// Never destroyed: arrays may be freed after this library's static destructors ran.
+Pool& pool() {
+  static Pool* const instance = new Pool;
+  return *instance;
+}
+
+// Stands in front of each block, one alignment unit.
+int& header(void* block) { return *reinterpret_cast<int*>(static_cast<char*>(block) - alignment); }
+
+}  // namespace
+
+void* pool_take(size_t bytes) {
+  if (bytes > size_t{1} << 44) throw std::bad_alloc();
+  const int c = class_of(bytes);
+  {
+    std::lock_guard<std::mutex> lock(pool().mutex);
+    FreeBlock*& first = pool().free[c];
+    if (first != nullptr) return std::exchange(first, first->next);
+  }
+  void* block = static_cast<char*>(allocate(class_bytes(c) + alignment)) + alignment;
+  header(block) = c;
+  return block;
+}
+
+void pool_give(void* block) noexcept {
+  std::lock_guard<std::mutex> lock(pool().mutex);
+  FreeBlock*& first = pool().free[header(block)];
+  first = new (block) FreeBlock{first};
+}
+
+size_t pool_trim() noexcept {
+  std::lock_guard<std::mutex> lock(pool().mutex);
+  size_t freed = 0;
+  for (int c = 0; c < class_count; ++c) {
+    while (FreeBlock* block = pool().free[c]) {
+      pool().free[c] = block->next;
+      std::free(reinterpret_cast<char*>(block) - alignment);
+      freed += class_bytes(c);
+    }
+  }
+  return freed;
+}
+
+void* workspace(int64_t bytes) {
+  struct Free {
+    void operator()(void* block) const { std::free(block); }
+  };
+  thread_local std::unique_ptr<void, Free> block;
+  thread_local int64_t capacity = 0;
+  if (bytes > capacity) {
+    block.reset();
+    capacity = 0;
+    block.reset(allocate(static_cast<size_t>(bytes)));
+    capacity = bytes;
+  }
+  return block.get();
+}
+
+}  // namespace tilegrad
