@@ -20,6 +20,7 @@ Conv2dShape conv2d_shape(const Arguments& a, const X& x, const W& w, const Y& y,
   check_range(a.op, "pad_top", g.pad_top, 0, most);
   check_range(a.op, "pad_left", g.pad_left, 0, most);
   check_range(a.op, "groups", g.groups, 1, most);
+  check(w[0] > 0 && w[1] > 0, a.op, "expected a window of at least 1 x 1, got w ", shape_text(w.shape, 4));
   check(x[3] % g.groups == 0 && w[2] == x[3] / g.groups && w[3] % g.groups == 0, a.op,
         "expected w of shape (kh, kw, ", x[3], " / ", g.groups, ", a multiple of ", g.groups, "), got ",
         shape_text(w.shape, 4));

@@ -22,7 +22,8 @@ py::array empty(const py::handle& shape_, const py::object& dtype_) {
   if (!sizes) throw py::error_already_set();
   check(sizes.size() <= max_axes, "empty", "expected at most 32 axes, got ", sizes.size());
   for (const py::handle size : sizes) {
-    shape[ndim] = size.cast<int64_t>();
+    shape[ndim] = PyNumber_AsSsize_t(size.ptr(), PyExc_OverflowError);
+    if (shape[ndim] == -1 && PyErr_Occurred()) throw py::error_already_set();
     check(shape[ndim] >= 0, "empty", "expected sizes >= 0, got ", shape[ndim]);
     if (__builtin_mul_overflow(bytes, shape[ndim], &bytes)) throw std::bad_alloc();
     ++ndim;

@@ -106,9 +106,11 @@ CopyShape copy_shape(const Arguments& a, int64_t y_count, int64_t x_count,
         size.size(), ", ", y_strides.size(), ", ", x_strides.size());
   CopyShape s{};
   s.ndim = static_cast<int>(size.size());
-  bool empty = false;
+  bool empty = false, fits = true;
+  int64_t count = 1;
   for (int i = 0; i < s.ndim; ++i) {
     check(size[i] >= 0, a.op, "expected sizes >= 0, got ", size[i]);
+    fits = fits && !__builtin_mul_overflow(count, size[i], &count);
     empty = empty || size[i] == 0;
     s.size[i] = size[i];
     s.y_stride[i] = y_strides[i];
@@ -119,6 +121,7 @@ CopyShape copy_shape(const Arguments& a, int64_t y_count, int64_t x_count,
     s.size[0] = 0;
     return s;
   }
+  check(fits && count <= y_count, a.op, "expected at most ", y_count, " elements, as many as y has");
   check_reach(a, "y", y_count, y_offset, size, y_strides);
   check_reach(a, "x", x_count, x_offset, size, x_strides);
   if (s.ndim == 0) {

@@ -1,0 +1,105 @@
+// Activations on vectors, for activation.cpp and for the epilogues of dense and conv.
+#pragma once
+#include <type_traits>
+
+#include "../ops/activation.h"
+#include "simd.h"
+
+namespace tilegrad {
+
+constexpr float sqrt_2_over_pi = 0.797884561f;
+constexpr float inverse_sqrt_2pi = 0.398942280f;
+constexpr float gelu_cubic = 0.044715f;
+
+// y = f(x)
+template <Activation A>
+TILEGRAD_INLINE Vec activate(Vec x, [[maybe_unused]] Vec alpha) {
+  if constexpr (A == Activation::relu) return max(Vec{}, x);  // in this order NaN stays NaN
+  if constexpr (A == Activation::leaky_relu) return select(x > 0.0f, x, alpha * x);
+  if constexpr (A == Activation::sigmoid) return sigmoid(x);
+  if constexpr (A == Activation::tanh) return tanh(x);
+  if constexpr (A == Activation::elu) return select(x > 0.0f, x, alpha * expm1_nonpositive(x));
+  // where Phi or the sigmoid is 0, x = -infinity would give NaN: the limit is 0
+  if constexpr (A == Activation::gelu) return max(splat(-1e30f), x) * normal_cdf(x, gaussian(x));
+  if constexpr (A == Activation::gelu_tanh) {
+    // (1 + tanh u) / 2 = sigmoid(2 u), which keeps small values where 1 + tanh u cancels
+    const Vec u = x * fma(x * x, splat(gelu_cubic), splat(1.0f));
+    return max(splat(-1e30f), x) * sigmoid(2.0f * sqrt_2_over_pi * u);
+  }
+  if constexpr (A == Activation::silu) return max(splat(-1e30f), x) * sigmoid(x);
+  if constexpr (A == Activation::softplus) return max(Vec{}, x) + log1p_nonnegative(exp(-abs(x)));
+  if constexpr (A == Activation::linear) return x;
+}
+
+// dx = dy f'; `saved` is y up to elu, x after. A closed relu gives 0 whatever dy is.
+template <Activation A>
+TILEGRAD_INLINE Vec activation_gradient(Vec dy, [[maybe_unused]] Vec saved,
+                                        [[maybe_unused]] Vec alpha) {
+  const Vec y = saved, x = saved;
+  if constexpr (A == Activation::relu) return select(y > 0.0f, dy, Vec{});
+  if constexpr (A == Activation::leaky_relu) return select(y > 0.0f, dy, alpha * dy);
+  if constexpr (A == Activation::sigmoid) return dy * (y * (1.0f - y));
+  if constexpr (A == Activation::tanh) return dy * ((1.0f - y) * (1.0f + y));
+  if constexpr (A == Activation::elu) return select(y > 0.0f, dy, dy * (y + alpha));
+  if constexpr (A == Activation::gelu) {
+    // Phi(x) + x phi(x)
+    const Vec density = gaussian(x), z = min(splat(15.0f), max(splat(-15.0f), x));
+    return dy * fma(inverse_sqrt_2pi * z, density, normal_cdf(x, density));
+  }
+  if constexpr (A == Activation::gelu_tanh) {
+    // s + x s (1 - s) 2 u', s = sigmoid(2 u), 1 - s = sigmoid(-2 u); beyond 15 the second term is 0
+    const Vec z = min(splat(15.0f), max(splat(-15.0f), x)), z2 = z * z;
+    const Vec v = 2.0f * sqrt_2_over_pi * z * fma(z2, splat(gelu_cubic), splat(1.0f));
+    const Vec slope = 2.0f * sqrt_2_over_pi * fma(z2, splat(3.0f * gelu_cubic), splat(1.0f));
+    const Vec s = sigmoid(v);
+    return dy * fma(z * slope * s, sigmoid(-v), s);
+  }
+  if constexpr (A == Activation::silu) {
+    // s (1 + x (1 - s)); beyond 120 the second term is 0
+    const Vec z = min(splat(120.0f), max(splat(-120.0f), x)), s = sigmoid(z);
+    return dy * fma(z * s, sigmoid(-z), s);
+  }
+  if constexpr (A == Activation::softplus) return dy * sigmoid(x);
+  if constexpr (A == Activation::linear) return dy;
+}
+
+template <Activation A>
+using ActivationTag = std::integral_constant<Activation, A>;
+
+// fn(tag) with the kind as a compile-time constant: activate<decltype(tag)::value>(...)
+// Only the kinds that may be fused, linear to elu.
+template <class F>
+void with_fused_activation(Activation kind, F&& fn) {
+  switch (kind) {
+    case Activation::relu:
+      return fn(ActivationTag<Activation::relu>{});
+    case Activation::leaky_relu:
+      return fn(ActivationTag<Activation::leaky_relu>{});
+    case Activation::sigmoid:
+      return fn(ActivationTag<Activation::sigmoid>{});
+    case Activation::tanh:
+      return fn(ActivationTag<Activation::tanh>{});
+    case Activation::elu:
+      return fn(ActivationTag<Activation::elu>{});
+    default:
+      return fn(ActivationTag<Activation::linear>{});
+  }
+}
+
+template <class F>
+void with_activation(Activation kind, F&& fn) {
+  switch (kind) {
+    case Activation::gelu:
+      return fn(ActivationTag<Activation::gelu>{});
+    case Activation::gelu_tanh:
+      return fn(ActivationTag<Activation::gelu_tanh>{});
+    case Activation::silu:
+      return fn(ActivationTag<Activation::silu>{});
+    case Activation::softplus:
+      return fn(ActivationTag<Activation::softplus>{});
+    default:
+      return with_fused_activation(kind, fn);
+  }
+}
+
+}  // namespace tilegrad

@@ -1,0 +1,356 @@
+// Float vectors and their mathematics: the only file that knows the width of the registers.
+//
+// Vec is a GCC / clang vector: + - * / and comparisons work on it directly; a comparison gives an
+// IVec mask of 0 and -1. exp, log, tanh, sigmoid and erf are within 3 ulp over the whole range of
+// float (the normal distribution within 5), right at 0, infinity, NaN and denormals. One source
+// serves every ISA, so results differ between ISAs only by rounding.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define TILEGRAD_INLINE inline __attribute__((always_inline))
+
+namespace tilegrad {
+
+#if defined(__AVX512F__)
+constexpr int width = 16;
+#elif defined(__AVX2__)
+constexpr int width = 8;
+#else
+constexpr int width = 4;
+#endif
+
+using Vec = float __attribute__((vector_size(width * 4)));
+using IVec = int32_t __attribute__((vector_size(width * 4)));
+using UVec = uint32_t __attribute__((vector_size(width * 4)));
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float quiet_nan = std::numeric_limits<float>::quiet_NaN();
+
+// ---- registers and memory ----
+
+TILEGRAD_INLINE Vec splat(float x) { return x - Vec{}; }
+TILEGRAD_INLINE IVec splat_int(int32_t x) { return x - IVec{}; }
+
+TILEGRAD_INLINE UVec bits(Vec x) { return reinterpret_cast<UVec>(x); }
+TILEGRAD_INLINE Vec from_bits(UVec x) { return reinterpret_cast<Vec>(x); }
+TILEGRAD_INLINE Vec to_float(IVec x) { return __builtin_convertvector(x, Vec); }
+
+TILEGRAD_INLINE IVec lane_numbers() {
+  IVec v;
+  for (int i = 0; i < width; ++i) v[i] = i;
+  return v;
+}
+
+// mask of the first `count` lanes
+TILEGRAD_INLINE IVec first_lanes(int64_t count) {
+  return lane_numbers() < splat_int(static_cast<int32_t>(count));
+}
+
+TILEGRAD_INLINE Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+TILEGRAD_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+
+// The first `count` <= width lanes; memory behind them is not touched and the other lanes are 0.
+TILEGRAD_INLINE Vec load_partial(const float* p, int64_t count) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#elif defined(__AVX2__)
+  return _mm256_maskload_ps(p, reinterpret_cast<__m256i>(first_lanes(count)));
+#else
+  Vec v{};
+  for (int64_t i = 0; i < count; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+
+TILEGRAD_INLINE void store_partial(float* p, Vec v, int64_t count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v);
+#elif defined(__AVX2__)
+  _mm256_maskstore_ps(p, reinterpret_cast<__m256i>(first_lanes(count)), v);
+#else
+  for (int64_t i = 0; i < count; ++i) p[i] = v[i];
+#endif
+}
+
+// ---- arithmetic ----
+
+TILEGRAD_INLINE Vec select(IVec mask, Vec a, Vec b) { return mask ? a : b; }
+TILEGRAD_INLINE IVec select(IVec mask, IVec a, IVec b) { return mask ? a : b; }
+
+// a b + c, rounded once where the machine can
+TILEGRAD_INLINE Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
+// One instruction; with a NaN in either operand the result is b.
+TILEGRAD_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
+TILEGRAD_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
+
+// NaN wins, as in NumPy
+TILEGRAD_INLINE Vec maximum(Vec a, Vec b) { return select((a > b) | (a != a), a, b); }
+TILEGRAD_INLINE Vec minimum(Vec a, Vec b) { return select((a < b) | (a != a), a, b); }
+
+TILEGRAD_INLINE Vec sqrt(Vec x) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_sqrt_ps(0xffff, x);  // the unmasked form makes GCC 12 warn
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(x);
+#elif defined(__SSE2__)
+  return _mm_sqrt_ps(x);
+#elif defined(__aarch64__)
+  return vsqrtq_f32(x);
+#else
+  for (int i = 0; i < width; ++i) x[i] = std::sqrt(x[i]);
+  return x;
+#endif
+}
+
+// the two halves of the 64-bit products a[i] b
+struct WideProduct {
+  UVec low, high;
+};
+
+TILEGRAD_INLINE WideProduct multiply_wide(UVec a, uint32_t b) {
+#if defined(__SSE2__)
+  // the machine multiplies the even lanes; the odd ones are moved there and back
+  using Wide = uint64_t __attribute__((vector_size(width * 4)));
+  const auto even_lanes = [](UVec x, uint32_t y) {
+    const UVec z = y - UVec{};
+#if defined(__AVX512F__)
+    return reinterpret_cast<Wide>(
+        _mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(x), reinterpret_cast<__m512i>(z)));
+#elif defined(__AVX2__)
+    return reinterpret_cast<Wide>(
+        _mm256_mul_epu32(reinterpret_cast<__m256i>(x), reinterpret_cast<__m256i>(z)));
+#else
+    return reinterpret_cast<Wide>(
+        _mm_mul_epu32(reinterpret_cast<__m128i>(x), reinterpret_cast<__m128i>(z)));
+#endif
+  };
+  const Wide even = even_lanes(a, b);
+  const Wide odd = even_lanes(reinterpret_cast<UVec>(reinterpret_cast<Wide>(a) >> 32), b);
+  const uint64_t low_half = 0xffffffffu;
+  return {reinterpret_cast<UVec>((even & low_half) | (odd << 32)),
+          reinterpret_cast<UVec>((even >> 32) | (odd & ~low_half))};
+#else
+  WideProduct p;
+  for (int i = 0; i < width; ++i) {
+    const uint64_t product = uint64_t{a[i]} * b;
+    p.low[i] = static_cast<uint32_t>(product);
+    p.high[i] = static_cast<uint32_t>(product >> 32);
+  }
+  return p;
+#endif
+}
+
+TILEGRAD_INLINE Vec abs(Vec x) { return from_bits(bits(x) & 0x7fffffffu); }
+
+TILEGRAD_INLINE Vec copysign(Vec magnitude, Vec sign) {
+  return from_bits((bits(magnitude) & 0x7fffffffu) | (bits(sign) & 0x80000000u));
+}
+
+// Horizontal reductions: a fixed tree, lane i with lane i + s for s = width / 2, ..., 1.
+template <class F>
+TILEGRAD_INLINE float reduce_lanes(Vec v, F op) {
+  using Quad = float __attribute__((vector_size(16)));
+  Quad part[width / 4];
+  std::memcpy(part, &v, sizeof v);
+  for (int s = width / 8; s > 0; s /= 2)
+    for (int i = 0; i < s; ++i)
+      for (int j = 0; j < 4; ++j) part[i][j] = op(part[i][j], part[i + s][j]);
+  return op(op(part[0][0], part[0][2]), op(part[0][1], part[0][3]));
+}
+
+TILEGRAD_INLINE float hsum(Vec v) {
+  return reduce_lanes(v, [](float a, float b) { return a + b; });
+}
+
+// NaN wins
+TILEGRAD_INLINE float hmax(Vec v) {
+  return reduce_lanes(v, [](float a, float b) { return a > b || a != a ? a : b; });
+}
+
+// ---- loops ----
+
+// y[i] = f(x[0][i], x[1][i], ...) for i < count, vector by vector
+template <class F, class... P>
+TILEGRAD_INLINE void map(float* y, int64_t count, F f, const P*... x) {
+  int64_t i = 0;
+  for (; i + width <= count; i += width) store(y + i, f(load(x + i)...));
+  if (i < count) store_partial(y + i, f(load_partial(x + i, count - i)...), count - i);
+}
+
+// sum_i f(x[0][i], x[1][i], ...): float lanes within blocks of some thousand, double across
+template <class F, class... P>
+TILEGRAD_INLINE double sum(int64_t count, F f, const P*... x) {
+  constexpr int64_t block = 256 * width;
+  double total = 0.0;
+  for (int64_t begin = 0; begin < count; begin += block) {
+    const int64_t end = count - begin < block ? count : begin + block;
+    Vec s[4] = {};  // four chains hide the latency of the addition
+    int64_t i = begin;
+    for (; i + 4 * width <= end; i += 4 * width)
+      for (int u = 0; u < 4; ++u) s[u] += f(load(x + i + u * width)...);
+    for (; i + width <= end; i += width) s[0] += f(load(x + i)...);
+    if (i < end) s[1] += select(first_lanes(end - i), f(load_partial(x + i, end - i)...), Vec{});
+    total += hsum((s[0] + s[1]) + (s[2] + s[3]));
+  }
+  return total;
+}
+
+// ---- polynomials ----
+
+// c[0] + c[1] x + ... by Horner's rule
+template <int N>
+TILEGRAD_INLINE Vec polynomial(Vec x, const float (&c)[N]) {
+  Vec y = splat(c[N - 1]);
+  for (int i = N - 2; i >= 0; --i) y = fma(y, x, splat(c[i]));
+  return y;
+}
+
+// to the nearest integer, |x| < 2^22: adding 1.5 2^23 leaves no bits behind the point
+TILEGRAD_INLINE Vec round(Vec x) {
+  const Vec magic = splat(12582912.0f);
+  return (x + magic) - magic;
+}
+
+// 2^n for an integer -126 <= n <= 127: the sum's low bits are n + 127, the exponent field
+TILEGRAD_INLINE Vec power_of_two(Vec n) { return from_bits(bits(n + 12583039.0f) << 23); }
+
+// x 2^n, also where 2^n alone would overflow or the result is denormal: one rounding
+TILEGRAD_INLINE Vec scale_by_power(Vec x, Vec n) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_scalef_ps(0xffff, x, n);
+#else
+  const Vec half = round(0.5f * n);
+  return x * power_of_two(half) * power_of_two(n - half);
+#endif
+}
+
+// ---- functions ----
+
+// exp(x) - 1 = 2^n (1 + e) - 1 with n = round(x / log 2), r = x - n log 2 and e = exp(r) - 1
+struct ExpParts {
+  Vec n, e;
+};
+
+TILEGRAD_INLINE ExpParts split_exp(Vec x) {
+  static constexpr float c[] = {0.5f, 0.166665129f, 4.16661873e-2f, 8.36959841e-3f, 1.39517173e-3f};
+  const Vec n = round(x * 1.44269504f);
+  // log 2 in two pieces; the first has so few bits that its product with n is exact
+  const Vec r = fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), x));
+  return {n, fma(r * r, polynomial(r, c), r)};
+}
+
+TILEGRAD_INLINE Vec exp(Vec x) {
+  // beyond these the result is 0 or infinity; min and max in this order let NaN through
+  x = min(splat(89.0f), max(splat(-105.0f), x));
+  const ExpParts p = split_exp(x);
+  return scale_by_power(1.0f + p.e, p.n);
+}
+
+// exp(x) - 1 for x <= 0, without cancellation
+TILEGRAD_INLINE Vec expm1_nonpositive(Vec x) {
+  const ExpParts p = split_exp(max(splat(-30.0f), x));
+  const Vec s = power_of_two(p.n);
+  return fma(s, p.e, s - 1.0f);
+}
+
+TILEGRAD_INLINE Vec log(Vec x) {
+  static constexpr float c[] = {0.333333317f, -0.250008268f, 0.200012357f, -0.166231436f,
+                                0.142013732f, -0.131620169f, 0.12765401f,  -7.63432072e-2f};
+  const IVec denormal = x < std::numeric_limits<float>::min();
+  const Vec z = select(denormal, x * 8388608.0f, x);
+  // z = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2)
+  const IVec k = reinterpret_cast<IVec>(bits(z) - 0x3f3504f3u) >> 23;
+  const Vec f = from_bits(bits(z) - (reinterpret_cast<UVec>(k) << 23)) - 1.0f;
+  const Vec n = to_float(k) - select(denormal, splat(23.0f), Vec{});
+  const Vec f2 = f * f;
+  Vec y = fma(f2 * f, polynomial(f, c), n * -2.12194440e-4f);
+  y = fma(n, splat(0.693359375f), fma(f2, splat(-0.5f), y) + f);
+  y = select(x < infinity, y, x);
+  y = select(x < 0.0f, splat(quiet_nan), y);
+  return select(x == 0.0f, splat(-infinity), y);
+}
+
+// log(1 + x) for finite x >= 0: the logarithm of the rounded sum plus what rounding lost
+TILEGRAD_INLINE Vec log1p_nonnegative(Vec x) {
+  const Vec u = 1.0f + x;
+  return log(u) + (x - (u - 1.0f)) / u;
+}
+
+// tanh |x| = (1 - e) / (1 + e), e = exp(-2 |x|)
+TILEGRAD_INLINE Vec tanh(Vec x) {
+  const Vec m = expm1_nonpositive(-2.0f * abs(x));
+  return copysign(m / (2.0f + m), x);
+}
+
+// exp only of negative numbers: no overflow, and small results keep their precision
+TILEGRAD_INLINE Vec sigmoid(Vec x) {
+  const Vec e = exp(-abs(x));
+  return select(x < 0.0f, e, splat(1.0f)) / (1.0f + e);
+}
+
+// exp(-x^2 / 2); the rounding error of the square, which exp would magnify, is put back
+TILEGRAD_INLINE Vec gaussian(Vec x) {
+  const Vec limited = min(splat(15.0f), abs(x));
+  const Vec high = from_bits(bits(limited) & 0xfffff000u), low = limited - high;
+  const Vec square = limited * limited;
+  const Vec lost = ((high * high - square) + 2.0f * high * low) + low * low;
+  const Vec e = exp(-0.5f * square);
+  return fma(-0.5f * lost, e, e);
+}
+
+// The normal distribution's tail P(X > |x|), accurate relative to its size:
+// exp(-x^2 / 2) q(t) / (1 + 2 |x|) with t = (|x| - 4) / (|x| + 4). `density` is gaussian(x).
+TILEGRAD_INLINE Vec normal_tail(Vec x, Vec density) {
+  static constexpr float c[] = {0.849695773f,    -2.30092003e-2f, -9.63801041e-2f, 0.128906954f,
+                                -9.52589408e-2f, 4.43766019e-2f,  -1.05159281e-2f, -1.26175936e-3f,
+                                1.5613e-3f,      -5.71632961e-5f, -1.46668718e-4f};
+  const Vec a = min(splat(15.0f), abs(x));
+  return density * polynomial((a - 4.0f) / (a + 4.0f), c) / fma(a, splat(2.0f), splat(1.0f));
+}
+
+// erf(x) for |x| <= 1
+TILEGRAD_INLINE Vec erf_near_zero(Vec x) {
+  static constexpr float c[] = {1.12837917f,    -0.376126258f,   0.112835851f,  -2.68538118e-2f,
+                                5.18832733e-3f, -8.01019159e-4f, 7.85385463e-5f};
+  return x * polynomial(min(splat(1.0f), x * x), c);
+}
+
+// Phi(x) = P(X <= x)
+TILEGRAD_INLINE Vec normal_cdf(Vec x, Vec density) {
+  const Vec tail = normal_tail(x, density);
+  const Vec near = fma(splat(0.5f), erf_near_zero(0.707106781f * x), splat(0.5f));
+  return select(abs(x) < 1.0f, near, select(x > 0.0f, 1.0f - tail, tail));
+}
+
+TILEGRAD_INLINE Vec erf(Vec x) {
+  const Vec y = 1.41421356f * x;
+  const Vec far = 1.0f - 2.0f * normal_tail(y, gaussian(y));
+  return select(abs(x) < 1.0f, erf_near_zero(x), copysign(far, x));
+}
+
+}  // namespace tilegrad
