@@ -1,0 +1,45 @@
+"""Matrix products: the dense layer, its gradients, and batched matmul."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .activation import activate
+
+
+def dense_forward(y, x, w, b, activation, alpha):
+    """y = act(x w + b)."""
+    z = x @ w
+    if b is not None:
+        z = z + b
+    y[...] = activate(z, activation, alpha)
+
+
+def dense_backward_dx(dx, dy, w):
+    """dx = dy w^T."""
+    dx[...] = dy @ w.T
+
+
+def dense_backward_dw(dw, x, dy):
+    """dw = x^T dy."""
+    dw[...] = x.T @ dy
+
+
+def bias_backward_db(db, dy):
+    """db[j] = sum_i dy[i, j]."""
+    db[...] = dy.sum(axis=0)
+
+
+def matmul_forward(y, a, b):
+    """y[i] = a[i] b[i]; an operand of batch 1 serves the whole batch."""
+    y[...] = a @ b
+
+
+def matmul_backward_da(da, dy, b):
+    """da[i] = dy[i] b[i]^T, one per batch entry even where a is shared."""
+    da[...] = dy @ np.swapaxes(b, 1, 2)
+
+
+def matmul_backward_db(db, a, dy):
+    """db[i] = a[i]^T dy[i], one per batch entry even where b is shared."""
+    db[...] = np.swapaxes(a, 1, 2) @ dy

@@ -1,0 +1,59 @@
+"""Fixtures: every kernel test runs on every backend that this machine allows."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import numpy as np
+import pytest
+
+from tilegrad import backend as backends
+
+collect_ignore = ["peers"]  # needs PyTorch: `pytest tests/peers`
+
+# The same examples in every run; `--hypothesis-profile=explore` looks for new ones.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=20)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
+hypothesis.settings.load_profile("fixed")
+
+COMPILED = ["cpu:base", "cpu:avx2", "cpu:avx512"]
+BACKENDS = ["reference", *COMPILED]
+
+
+def _chosen(names):
+    """Those of `names` that TILEGRAD_TEST_BACKENDS lists, or all of them."""
+    wanted = os.environ.get("TILEGRAD_TEST_BACKENDS", "").replace(" ", "")
+    wanted = wanted.split(",") if wanted else BACKENDS
+    unknown = set(wanted) - set(BACKENDS)
+    if unknown:
+        raise pytest.UsageError(f"TILEGRAD_TEST_BACKENDS: expected {BACKENDS}, got {unknown}")
+    return [name for name in names if name in wanted]
+
+
+def _load(name):
+    """The backend; a skip where the machine cannot run it, a failure where only the build lacks."""
+    name = name.removeprefix("cpu:")
+    reason = backends.supported()[name]
+    if reason is None:
+        return backends.load(name)
+    if "not built" in reason:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", params=_chosen(BACKENDS))
+def backend(request):
+    """Each backend in turn; TILEGRAD_TEST_BACKENDS=reference,cpu:avx2 narrows the list."""
+    return _load(request.param)
+
+
+@pytest.fixture(scope="session", params=_chosen(COMPILED))
+def compiled(request):
+    """Each compiled backend in turn."""
+    return _load(request.param)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

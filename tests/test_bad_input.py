@@ -1,0 +1,393 @@
+"""No call from Python may crash the interpreter: every kernel, every argument, wrong in every way.
+
+Each test starts from a valid call (samples.py) and spoils one argument. Where the result is no
+valid call, the binding must raise; everywhere it must leave the memory around the arrays alone.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checks import GUARD, assert_guards, guarded, map_arrays, widened
+from samples import IN_PLACE, calls
+
+from tilegrad import reference
+from tilegrad.backend import ACTIVATIONS
+
+CLEAN = (TypeError, ValueError, OverflowError, MemoryError)
+CALLS = calls()
+EACH = pytest.mark.parametrize("call", CALLS, ids=lambda c: c.label)
+
+# Sizes that the other arguments do not determine: a call with another one is valid, or raises.
+FREE_AXES = {
+    ("conv2d_forward", "y"): (1, 2),
+    ("conv2d_forward", "x"): (1, 2),
+    ("conv2d_forward", "w"): (0, 1),
+    ("conv2d_backward_dx", "dx"): (1, 2),
+    ("conv2d_backward_dx", "dy"): (1, 2),
+    ("conv2d_backward_dx", "w"): (0, 1),
+    ("conv2d_backward_dw", "dw"): (0, 1),
+    ("conv2d_backward_dw", "x"): (1, 2),
+    ("conv2d_backward_dw", "dy"): (1, 2),
+    ("max_pool2d_forward", "x"): (1, 2),
+    ("max_pool2d_backward_dx", "dx"): (1, 2),
+    ("avg_pool2d_forward", "y"): (1, 2),
+    ("avg_pool2d_forward", "x"): (1, 2),
+    ("avg_pool2d_backward_dx", "dx"): (1, 2),
+    ("avg_pool2d_backward_dx", "dy"): (1, 2),
+    ("global_avg_pool2d_forward", "x"): (1,),
+    ("global_avg_pool2d_backward_dx", "dx"): (1,),
+    ("bias_backward_db", "dy"): (0,),
+    ("reduce_sum_forward", "x"): (1,),
+    ("reduce_sum_backward_dx", "dx"): (1,),
+    ("reduce_max_forward", "x"): (1,),
+}
+# strided_copy takes arrays of any rank and any sufficient size; binary operands broadcast.
+ANY_RANK = {
+    ("strided_copy", "y"),
+    ("strided_copy", "x"),
+    ("binary_forward", "y"),
+    ("binary_forward", "a"),
+    ("binary_forward", "b"),
+    ("binary_backward_da", "a"),
+    ("binary_backward_da", "b"),
+    ("binary_backward_db", "a"),
+    ("binary_backward_db", "b"),
+}
+OPTIONAL = {
+    ("dense_forward", "b"),
+    ("conv2d_forward", "b"),
+    ("softmax_cross_entropy_sparse_forward", "weight"),
+    ("softmax_cross_entropy_dense_forward", "weight"),
+}
+
+
+def attempt(k, call, must_raise):
+    """Run a spoilt call: it raises cleanly, or, where it may be valid, passes; no stray writes."""
+    arrays = []
+    map_arrays(arrays.append, list(call.arguments.values()))
+    try:
+        getattr(k, call.name)(*call.arguments.values())
+    except CLEAN as error:
+        assert str(error), "an error without a message"
+        raised = True
+    else:
+        raised = False
+    for array in arrays:
+        if getattr(array, "base", None) is not None and array.flags.c_contiguous:
+            assert_if_guarded(array, call.label)
+    assert raised or not must_raise, f"{call.label}: accepted"
+
+
+def assert_if_guarded(array, what):
+    """`assert_guards` for the arrays that `guarded` made; spoilt ones are laid out otherwise."""
+    base = array
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    offset = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+    sizes = array.size + 2 * GUARD + 1, (GUARD + 1) * array.itemsize
+    if base.dtype == array.dtype and (base.size, offset) == sizes:
+        assert_guards(array, what)
+
+
+def spoil(call, key, value):
+    """`call` on fresh guarded arrays, with argument `key` replaced."""
+    fresh = call.copy(guarded)
+    fresh.arguments[key] = value
+    return fresh
+
+
+def misaligned(array):
+    raw = np.zeros(array.nbytes + 1, np.uint8)[1:]
+    view = raw.view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def strided(array):
+    wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+    wide[..., ::2] = array
+    return wide[..., ::2]
+
+
+NOT_AN_ARRAY = {
+    "None": lambda a: None,
+    "list": lambda a: a.tolist(),
+    "number": lambda a: 1.0,
+    "string": lambda a: "array",
+    "bytes": lambda a: a.tobytes(),
+    "memoryview": lambda a: memoryview(a),
+    "type": lambda a: np.ndarray,
+}
+WRONG_ARRAY = {
+    "float64": lambda a: a.astype(np.float32 if a.dtype == np.float64 else np.float64),
+    "float16": lambda a: a.astype(np.float16),
+    "int64": lambda a: np.zeros(a.shape, np.int64),
+    "bool": lambda a: np.zeros(a.shape, bool),
+    "complex": lambda a: a.astype(np.complex64),
+    "object": lambda a: a.astype(object),
+    "string": lambda a: np.zeros(a.shape, "U4"),
+    "record": lambda a: np.zeros(a.shape, [("x", "f4")]),
+    "big endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+    "strided": strided,
+    "reversed": lambda a: a[::-1],
+    "repeated": lambda a: np.broadcast_to(a[:1], a.shape),
+    "misaligned": misaligned,
+}
+WRONG_RANK = {
+    "0-d": lambda a: np.zeros((), a.dtype),
+    "one axis more": lambda a: np.ascontiguousarray(a[None]),
+    "one axis less": lambda a: a.reshape(-1, *a.shape[2:]) if a.ndim > 1 else a[:1].reshape(()),
+    "nine axes": lambda a: a.reshape((1,) * (9 - a.ndim) + a.shape),
+}
+
+
+def array_arguments(call):
+    return [key for key, value in call.arguments.items() if isinstance(value, np.ndarray)]
+
+
+@EACH
+def test_what_is_no_array(compiled, call):
+    for key in array_arguments(call):
+        for how, wrong in NOT_AN_ARRAY.items():
+            optional = how == "None" and (call.name, key) in OPTIONAL
+            attempt(compiled, spoil(call, key, wrong(call.arguments[key])), not optional)
+
+
+@EACH
+def test_wrong_dtype_or_layout(compiled, call):
+    for key in array_arguments(call):
+        array = call.arguments[key]
+        for wrong in (*WRONG_ARRAY.values(), np.asfortranarray):
+            value = wrong(array)
+            # one element per axis is contiguous in any order, and bytes are never misaligned
+            flags = value.flags
+            valid = value.dtype == array.dtype and flags.c_contiguous and flags.aligned
+            attempt(compiled, spoil(call, key, value), must_raise=not valid)
+
+
+@EACH
+def test_wrong_rank(compiled, call):
+    for key in array_arguments(call):
+        loose = (call.name, key) in ANY_RANK
+        for how, wrong in WRONG_RANK.items():
+            value = wrong(call.arguments[key])
+            attempt(compiled, spoil(call, key, value), not loose or how == "nine axes")
+
+
+@EACH
+def test_wrong_sizes(compiled, call):
+    """One axis longer, shorter, empty or of length 1."""
+    for key in array_arguments(call):
+        shape = call.arguments[key].shape
+        free = FREE_AXES.get((call.name, key), ())
+        for axis, size in enumerate(shape):
+            for other in {size + 1, size - 1, 0, 1} - {size}:
+                changed = (*shape[:axis], other, *shape[axis + 1 :])
+                value = guarded(np.ones(changed, call.arguments[key].dtype))
+                # an operand may have one element along an axis; a copy may come from a longer array
+                loose = axis in free or ((call.name, key) in ANY_RANK and other in (1, size + 1))
+                if call.name.startswith(("binary", "matmul")) and other != 1:
+                    loose = False
+                if call.name.startswith("matmul") and key in "ab" and axis == 0 and other == 1:
+                    loose = True
+                attempt(compiled, spoil(call, key, value), must_raise=not loose)
+
+
+@EACH
+def test_read_only_arrays(compiled, call):
+    """An output must be writable; an input need not be."""
+    for key in array_arguments(call):
+        fresh = call.copy(guarded)
+        fresh.arguments[key].flags.writeable = False
+        attempt(compiled, fresh, must_raise=key in call.written())
+        if key not in call.written():
+            fresh.run(compiled)
+
+
+SIZES = [0, -1, 2**31, 2**40, 2**63, -(2**70), 1.5, float("nan"), None, "2", [1]]
+PADS = [-1, -(2**31), 2**31, 2**62, 2**63, 1.5, None, "2"]
+KINDS = [-1, 99, 2**31, 2**63, 1.5, None, "relu"]
+NUMBERS = [None, "x", [], {}]
+FLAGS = ["yes", [1]]
+AXES = [None, 3, [1], [1, 1, 1], [2**62, 2**62], [-1, -1], [2**63, 1], [1.5, 1], [7, 6]]
+SHAPES = [None, 3, "ab", [1.5, 2], [-1, 3], [5], [5, 6, 1], [6, 6], [5, 7], [1] * 9]
+SHAPES += [[2**31, 2**31], [2**63, 1], [2**62, 2**62]]
+OFFSETS = [-1, 1, 2**31, 2**62, 2**63, -(2**63), 1.5, None]
+INFINITE = [float("nan"), float("inf"), -float("inf")]
+EXTREME = [*INFINITE, 1e300, -1e300, 1e-300, -0.0]
+
+
+def by_argument(*groups):
+    """{argument: values} from (names, values) pairs."""
+    return {name: values for names, values in groups for name in names.split()}
+
+
+MUST_RAISE = by_argument(
+    ("stride_h stride_w dilation_h dilation_w groups kh kw", SIZES),
+    ("pad_top pad_left", PADS),
+    ("kind activation", KINDS),
+    ("alpha scale low high lr clip momentum rho beta_1 beta_2 epsilon", NUMBERS),
+    ("rate", [-0.1, 1.0, 1.5, *INFINITE, *NUMBERS]),
+    ("seed", [-1, 2**64, 2**70, 1.5, None, "1"]),
+    ("step", [0, -1, -(2**63), 2**63, 1.5, None, "1"]),
+    ("nesterov centered amsgrad", FLAGS),
+    ("size", SHAPES),
+    ("y_strides x_strides", AXES),
+    ("y_offset x_offset", OFFSETS),
+)
+MAY_PASS = by_argument(
+    ("stride_h stride_w dilation_h dilation_w pad_top pad_left", [2, 1000, 2**31 - 1]),
+    ("kh kw", [1, 2, 80, 4000, 2**16, 2**31 - 1]),
+    ("groups", [1, 2, 3, 2**31 - 1]),
+    ("alpha scale low high lr clip momentum rho beta_1 beta_2 epsilon", EXTREME),
+    ("step", [1, 2, 2**31, 2**62, 2**63 - 1]),
+    ("seed", [0, 2**64 - 1]),
+    ("rate", [0.0, 1 - 1e-7, 1 - 1e-12]),
+    ("size", [[0, 0], [0, 2**62], [5, 0], []]),
+)
+
+
+@EACH
+def test_wrong_numbers(compiled, call):
+    for key, old in call.arguments.items():
+        if isinstance(old, np.ndarray):
+            continue
+        for value in MUST_RAISE.get(key, []):
+            attempt(compiled, spoil(call, key, value), must_raise=True)
+        for value in MAY_PASS.get(key, []):
+            attempt(compiled, spoil(call, key, value), must_raise=False)
+
+
+@pytest.mark.parametrize("name", ["dense_forward", "conv2d_forward"])
+def test_activations_that_need_their_input_are_not_fused(compiled, name):
+    call = next(c for c in CALLS if c.name == name)
+    for kind in range(ACTIVATIONS["elu"] + 1, len(ACTIVATIONS)):
+        attempt(compiled, spoil(call, "activation", kind), must_raise=True)
+
+
+def test_a_copy_of_more_elements_than_y_has_is_refused(compiled):
+    """Strides of 0 would otherwise make a loop of any length out of two small arrays."""
+    for size in ([2**20, 2**20], [2**40, 2**40], [2**62, 4]):
+        y, x = guarded(np.zeros(4, np.float32)), guarded(np.ones(4, np.float32))
+        with pytest.raises(ValueError):
+            compiled.strided_copy(y, x, size, 0, [0, 0], 0, [0, 0])
+
+
+@EACH
+def test_too_few_and_too_many_arguments(compiled, call):
+    kernel, arguments = getattr(compiled, call.name), list(call.copy().arguments.values())
+    for wrong in (arguments[:-1], [*arguments, 1], [], [None] * len(arguments)):
+        with pytest.raises(CLEAN):
+            kernel(*wrong)
+
+
+LISTS = ("w", "g", "states")
+
+
+def list_calls():
+    return [c for c in CALLS if c.name in (*IN_PLACE, "gradient_square_sums")]
+
+
+@pytest.mark.parametrize("call", list_calls(), ids=lambda c: c.label)
+def test_wrong_lists_of_arrays(compiled, call):
+    for key in LISTS:
+        if key not in call.arguments:
+            continue
+        good = call.arguments[key]
+        for wrong in (None, 3, "ab", good[:-1], [*good, good[0]], [*good[:-1], None], [[]], [None]):
+            attempt(compiled, spoil(call, key, wrong), must_raise=True)
+        if key != "states":
+            for how, change in {**WRONG_ARRAY, **NOT_AN_ARRAY}.items():
+                wrong = [good[0], change(good[1])]
+                attempt(compiled, spoil(call, key, wrong), must_raise=True), how
+            if call.name != "gradient_square_sums":
+                attempt(compiled, spoil(call, key, [good[0], good[0]]), must_raise=True)
+                attempt(compiled, spoil(call, key, [good[0], good[1][:2]]), must_raise=True)
+    if call.name in IN_PLACE:
+        states = call.arguments["states"]
+        for how, change in {**WRONG_ARRAY, **NOT_AN_ARRAY}.items():
+            wrong = [*states[:-1], [states[-1][0], change(states[-1][1])]]
+            attempt(compiled, spoil(call, "states", wrong), must_raise=True), how
+        attempt(compiled, spoil(call, "states", [*states[:-1], states[-1][:1]]), must_raise=True)
+        attempt(
+            compiled, spoil(call, "states", [*states[:-1], [states[0][0]] * 2]), must_raise=True
+        )
+        for key in ("w", "states"):
+            fresh = call.copy(guarded)
+            value = fresh.arguments[key]
+            (value[0] if key == "w" else value[-1][0]).flags.writeable = False
+            attempt(compiled, fresh, must_raise=True)
+
+
+@pytest.mark.parametrize("call", calls(n=0), ids=lambda c: c.label)
+def test_an_empty_batch(backend, call):
+    """No rows, images or elements: sums over them are 0, not old memory, or the call raises."""
+    wide = call.copy()
+    wide.arguments = {key: widened(value) for key, value in wide.arguments.items()}
+    try:
+        got = call.copy(guarded).run(backend)
+    except CLEAN as error:
+        assert str(error)
+        return
+    right = wide.run(reference)
+    actual, expected = [], []
+    map_arrays(actual.append, list(got.values()))
+    map_arrays(expected.append, list(right.values()))
+    for a, e in zip(actual, expected, strict=True):
+        assert_guards(a, call.label)
+        np.testing.assert_allclose(a, e, rtol=1e-5)
+
+
+def test_allocation_is_checked(compiled):
+    empty = compiled.module.empty
+    f4 = np.dtype(np.float32)
+    for shape in ((-1,), (2**62,), (2**31, 2**31, 2**31), (2**40,), (1.5,), "ab", None, (1,) * 33):
+        with pytest.raises(CLEAN):
+            empty(shape, f4)
+    with pytest.raises(CLEAN):
+        empty((3,), np.dtype(object))
+    for shape in ((), (0,), (3, 0, 5), (7, 5), [2, 3]):
+        array = empty(shape, f4)
+        assert array.shape == tuple(shape) and array.dtype == f4
+        assert array.flags.c_contiguous and array.flags.writeable
+        assert array.__array_interface__["data"][0] % 64 == 0 or array.size == 0
+
+
+FENCES = """
+import sys
+import numpy as np
+from checks import fenced
+from samples import calls
+from tilegrad import backend
+k = backend.load(sys.argv[1])
+sets = [calls(), *(calls(n=n) for n in (1, 2, 4, 8, 15, 16, 17, 31, 33))]
+if sys.argv[2] == "large":
+    sets = [calls(large=True)]
+for before in (False, True):
+    for call in [c for each in sets for c in each]:
+        print(call.label, before, flush=True)
+        call.copy(lambda a: fenced(a, before)).run(k)
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_no_kernel_touches_memory_outside_its_arrays(compiled, size):
+    """Every array ends (or starts) at a page that may not be touched; reading counts too."""
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent / "python"), *sys.path]
+    result = subprocess.run(
+        [sys.executable, "-c", FENCES, compiled.name, size],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    last = result.stdout.strip().splitlines()[-1:]
+    assert result.returncode == 0 and last == ["done"], f"died in {last}: {result.stderr[-2000:]}"
