@@ -95,13 +95,11 @@ def _train(arguments) -> None:
     images = x_test
     x_train, x_test = (x[..., None].astype(np.float32) / largest for x in (x_train, x_test))
 
-    console = Console()
     chosen = backend.get(arguments.device)
-    threads = f", {backend.get_num_threads()} threads" if arguments.device == "cpu" else ""
-    console.print(
-        f"{arguments.dataset}: {len(x_train):,} images to learn from, {len(x_test):,} to test on; "
-        f"backend {chosen.name}{threads}; seed {arguments.seed}",
-        highlight=False,
+    threads = f", threads {backend.get_num_threads()}" if arguments.device == "cpu" else ""
+    print(
+        f"{arguments.dataset}: {len(x_train):,} images to learn from, {len(x_test):,} to test on\n"
+        f"backend {chosen.name}{threads}, seed {arguments.seed}\n"
     )
     model = _small_cnn(keras, x_train.shape[1:])
     model.summary()
@@ -109,16 +107,15 @@ def _train(arguments) -> None:
     model.fit(x_train, y_train, batch_size, epochs, callbacks=[clock])
     _, accuracy = model.evaluate(x_test, y_test, verbose=0)
 
-    console.print()
-    console.print(clock.recorder.table("Time per kernel, last epoch"))
+    print()
+    table = clock.recorder.table("Time per kernel, last epoch")
+    table.columns[0].overflow = "fold"
+    Console().print(table)
     predicted = model.predict(x_test, verbose=0).argmax(axis=-1)
-    console.print()
+    print()
     print(_gallery(images, y_test, predicted, shutil.get_terminal_size().columns))
-    console.print(
-        f"test accuracy {accuracy:.4f}   {clock.seconds_per_epoch:.3f} s per epoch "
-        f"(median of {clock.count}), {epochs} epochs of {batch_size} images a step",
-        highlight=False,
-    )
+    print(f"time per epoch  {clock.seconds_per_epoch:.3f} s (median of {clock.count})")
+    print(f"test accuracy   {accuracy:.4f}")
 
 
 def _small_cnn(keras, shape):
@@ -204,23 +201,20 @@ def _can_print(text: str) -> bool:
 
 
 def _info(arguments) -> None:
-    console = Console()
     rows = backend.describe()
-    console.print(f"tilegrad  {__version__}", highlight=False)
-    console.print(
-        f"python    {platform.python_version()}, numpy {np.__version__}, "
-        f"{platform.system()} {platform.machine()}",
-        highlight=False,
-    )
-    console.print(f"device    {backend.default_device()}", highlight=False)
-    in_use = [f"{name}: {reason}" for name, _, reason in rows if "in use" in reason]
-    console.print(f"isa       {in_use[0] if in_use else 'none'}", highlight=False)
-    with contextlib.suppress(RuntimeError):
+    in_use = [f"{name} ({reason})" for name, _, reason in rows if "in use" in reason]
+    print(f"tilegrad  {__version__}")
+    print(f"python    {platform.python_version()}, numpy {np.__version__}")
+    print(f"machine   {platform.machine()}, {platform.system()}")
+    print(f"device    {backend.default_device()}")
+    print(f"isa       {in_use[0] if in_use else 'none'}")
+    with contextlib.suppress(RuntimeError):  # no compiled backend
         source = "TILEGRAD_THREADS" if os.environ.get("TILEGRAD_THREADS") else "the usable cores"
-        console.print(f"threads   {backend.get_num_threads()} ({source})", highlight=False)
+        print(f"threads   {backend.get_num_threads()} ({source})")
+    print()
     table = Table(title="Backends")
     for heading in ("backend", "present", "why"):
         table.add_column(heading, overflow="fold")
     for name, present, reason in rows:
         table.add_row(name, "yes" if present else "no", reason)
-    console.print(table)
+    Console().print(table)
