@@ -1,0 +1,64 @@
+# Everything is installed into $(VENV), nothing elsewhere. PYTHON=python3.12 picks another Python.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+TORCH := torch==2.13.0
+
+CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+export CMAKE_BUILD_PARALLEL_LEVEL
+
+CXX_SOURCES := $(shell find csrc -type f -name '*.h' -o -type f -name '*.cpp')
+PACKAGES := $(shell find python/tilegrad -type f -name __init__.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-peers lint format clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.built ## build, train the small CNN on the digits in the package, show the result
+	$(BIN)/tilegrad train
+
+test: $(VENV)/.test ## build and run the tests that need light packages only (NumPy, Keras, JAX)
+	$(BIN)/python -m pytest -q tests python/tilegrad
+
+test-peers: $(VENV)/.test ## cross-checks against PyTorch, which you install yourself
+	@$(BIN)/python -c 'import torch' 2>/dev/null || { \
+	  echo 'PyTorch is not in $(VENV). Install it, for example: $(BIN)/pip install $(TORCH)'; \
+	  echo '(https://pytorch.org/get-started/locally/ has the command for a small CPU-only build)'; \
+	  exit 1; }
+	$(BIN)/python -m pytest -q tests/peers
+
+lint: $(VENV)/.dev ## check style: ruff, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+
+format: $(VENV)/.dev ## put everything into that style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+clean: ## remove the virtual environment and everything built
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# Stamps say when a step was last done. The package is installed editable: Python sources are used
+# where they lie, and only C++ sources, build files or a new Python package make it build again.
+$(VENV)/.venv:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "expected Python 3.10 or later"'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.venv pyproject.toml CMakeLists.txt $(CXX_SOURCES) $(PACKAGES)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.built
+	$(PIP) 'tilegrad[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.built
+	$(PIP) 'tilegrad[dev]'
+	@touch $@
