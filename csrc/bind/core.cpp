@@ -10,21 +10,22 @@ constexpr int max_axes = 32;
 
 // An uninitialised C-contiguous array whose memory returns to the pool when NumPy lets go of it.
 py::array empty(const py::handle& shape_, const py::object& dtype_) {
-  const py::dtype dtype = py::isinstance<py::dtype>(dtype_) ? py::reinterpret_borrow<py::dtype>(dtype_)
-                                                            : py::dtype::from_args(dtype_);
+  const py::dtype dtype = py::isinstance<py::dtype>(dtype_)
+                              ? py::reinterpret_borrow<py::dtype>(dtype_)
+                              : py::dtype::from_args(dtype_);
   const char kind = dtype.kind();
-  check(kind == 'f' || kind == 'i' || kind == 'u' || kind == 'b', "empty",
-        "expected a dtype of plain numbers, got ", std::string(py::str(dtype)));
+  TG_CHECK(kind == 'f' || kind == 'i' || kind == 'u' || kind == 'b', "empty",
+           "expected a dtype of plain numbers, got ", std::string(py::str(dtype)));
   int64_t shape[max_axes];
   int ndim = 0;
   int64_t bytes = dtype.itemsize();
   const auto sizes = py::reinterpret_steal<py::tuple>(PySequence_Tuple(shape_.ptr()));
   if (!sizes) throw py::error_already_set();
-  check(sizes.size() <= max_axes, "empty", "expected at most 32 axes, got ", sizes.size());
+  TG_CHECK(sizes.size() <= max_axes, "empty", "expected at most 32 axes, got ", sizes.size());
   for (const py::handle size : sizes) {
     shape[ndim] = PyNumber_AsSsize_t(size.ptr(), PyExc_OverflowError);
     if (shape[ndim] == -1 && PyErr_Occurred()) throw py::error_already_set();
-    check(shape[ndim] >= 0, "empty", "expected sizes >= 0, got ", shape[ndim]);
+    TG_CHECK(shape[ndim] >= 0, "empty", "expected sizes >= 0, got ", shape[ndim]);
     if (__builtin_mul_overflow(bytes, shape[ndim], &bytes)) throw std::bad_alloc();
     ++ndim;
   }

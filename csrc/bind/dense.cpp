@@ -8,11 +8,11 @@ namespace tilegrad {
 namespace {
 
 // The batch of a matmul: a and b hold one matrix per entry, or one for all.
-MatmulShape matmul_shape(const Arguments& a, int64_t batch, int64_t a_batch, int64_t b_batch, int64_t m,
-                         int64_t k, int64_t n) {
+MatmulShape matmul_shape(const Arguments& a, int64_t batch, int64_t a_batch, int64_t b_batch,
+                         int64_t m, int64_t k, int64_t n) {
   for (const int64_t given : {a_batch, b_batch}) {
-    check(given == batch || given == 1, a.op, "expected operands of 1 or ", batch,
-          " matrices, got ", given);
+    TG_CHECK(given == batch || given == 1, a.op, "expected operands of 1 or ", batch,
+             " matrices, got ", given);
   }
   return {batch, m, k, n, a_batch == 1 ? 0 : m * k, b_batch == 1 ? 0 : k * n};
 }
@@ -36,7 +36,8 @@ void bind_dense(py::module_& m) {
     run([&] { dense_forward(y.data, x.data, w.data, b.data, s, act, alpha, ws); });
   });
   m.def("dense_plan", [](int64_t n, int64_t c, int64_t f) {
-    constexpr int64_t most = 1 << 20;  // beyond it the plan does not change, and products stay below 2^63
+    constexpr int64_t most =
+        1 << 20;  // beyond it the plan does not change, and products stay below 2^63
     for (int64_t* size : {&n, &c, &f}) *size = std::clamp<int64_t>(*size, 0, most);
     char text[256] = "";
     dense_plan(text, sizeof text, {n, c, f});

@@ -32,8 +32,8 @@ void broadcast_strides(const Arguments& a, int64_t* strides, const View<T>& v, c
     strides[i] = size == 1 ? 0 : step;
     step *= size;
   }
-  check(fits, a.op, "expected ", name, " to broadcast to ", shape_text(like.shape, like.ndim), ", got ",
-        shape_text(v.shape, v.ndim));
+  TG_CHECK(fits, a.op, "expected ", name, " to broadcast to ", shape_text(like.shape, like.ndim),
+           ", got ", shape_text(v.shape, v.ndim));
 }
 
 // Drops axes of size 1 and merges neighbours that both operands walk evenly.
@@ -48,7 +48,8 @@ BroadcastShape broadcast_shape(const Arguments& a, const Y& y, const View<const 
     const int64_t size = y.shape[i];
     if (size == 1) continue;
     const int last = s.ndim - 1;
-    if (last >= 0 && s.a_stride[last] == p_stride[i] * size && s.b_stride[last] == q_stride[i] * size) {
+    if (last >= 0 && s.a_stride[last] == p_stride[i] * size &&
+        s.b_stride[last] == q_stride[i] * size) {
       s.size[last] *= size;
       s.a_stride[last] = p_stride[i];
       s.b_stride[last] = q_stride[i];
@@ -66,8 +67,8 @@ BroadcastShape broadcast_shape(const Arguments& a, const Y& y, const View<const 
   return s;
 }
 
-using BinaryBackward = void (*)(float*, const float*, const float*, const float*, const BroadcastShape&,
-                                Binary);
+using BinaryBackward = void (*)(float*, const float*, const float*, const float*,
+                                const BroadcastShape&, Binary);
 
 // out, dy of the broadcast shape
 void binary_backward(const char* op, BinaryBackward kernel, const char* name, py::handle out_,
@@ -93,23 +94,24 @@ void check_reach(const Arguments& a, const char* name, int64_t count, int64_t of
     fits = fits && !__builtin_mul_overflow(size[i] - 1, strides[i], &reach) &&
            !__builtin_add_overflow(reach < 0 ? low : high, reach, reach < 0 ? &low : &high);
   }
-  check(fits && low >= 0 && high < count, a.op, "the strided part reaches outside ", name, " of ", count,
-        " elements");
+  TG_CHECK(fits && low >= 0 && high < count, a.op, "the strided part reaches outside ", name,
+           " of ", count, " elements");
 }
 
 CopyShape copy_shape(const Arguments& a, int64_t y_count, int64_t x_count,
                      const std::vector<int64_t>& size, int64_t y_offset,
                      const std::vector<int64_t>& y_strides, int64_t x_offset,
                      const std::vector<int64_t>& x_strides) {
-  check(size.size() <= max_ndim && y_strides.size() == size.size() && x_strides.size() == size.size(),
-        a.op, "expected size, y_strides and x_strides of one length up to ", max_ndim, ", got ",
-        size.size(), ", ", y_strides.size(), ", ", x_strides.size());
+  TG_CHECK(
+      size.size() <= max_ndim && y_strides.size() == size.size() && x_strides.size() == size.size(),
+      a.op, "expected size, y_strides and x_strides of one length up to ", max_ndim, ", got ",
+      size.size(), ", ", y_strides.size(), ", ", x_strides.size());
   CopyShape s{};
   s.ndim = static_cast<int>(size.size());
   bool empty = false, fits = true;
   int64_t count = 1;
   for (int i = 0; i < s.ndim; ++i) {
-    check(size[i] >= 0, a.op, "expected sizes >= 0, got ", size[i]);
+    TG_CHECK(size[i] >= 0, a.op, "expected sizes >= 0, got ", size[i]);
     fits = fits && !__builtin_mul_overflow(count, size[i], &count);
     empty = empty || size[i] == 0;
     s.size[i] = size[i];
@@ -121,7 +123,8 @@ CopyShape copy_shape(const Arguments& a, int64_t y_count, int64_t x_count,
     s.size[0] = 0;
     return s;
   }
-  check(fits && count <= y_count, a.op, "expected at most ", y_count, " elements, as many as y has");
+  TG_CHECK(fits && count <= y_count, a.op, "expected at most ", y_count,
+           " elements, as many as y has");
   check_reach(a, "y", y_count, y_offset, size, y_strides);
   check_reach(a, "x", x_count, x_offset, size, x_strides);
   if (s.ndim == 0) {
@@ -143,12 +146,14 @@ void bind_elementwise(py::module_& m) {
     const auto k = binary_kind(g.op, kind);
     run([&] { binary_forward(y.data, a.data, b.data, s, k); });
   });
-  m.def("binary_backward_da", [](py::handle da, py::handle dy, py::handle a, py::handle b, int64_t kind) {
-    binary_backward("binary_backward_da", binary_backward_da, "da", da, dy, a, b, kind);
-  });
-  m.def("binary_backward_db", [](py::handle db, py::handle dy, py::handle a, py::handle b, int64_t kind) {
-    binary_backward("binary_backward_db", binary_backward_db, "db", db, dy, a, b, kind);
-  });
+  m.def("binary_backward_da",
+        [](py::handle da, py::handle dy, py::handle a, py::handle b, int64_t kind) {
+          binary_backward("binary_backward_da", binary_backward_da, "da", da, dy, a, b, kind);
+        });
+  m.def("binary_backward_db",
+        [](py::handle db, py::handle dy, py::handle a, py::handle b, int64_t kind) {
+          binary_backward("binary_backward_db", binary_backward_db, "db", db, dy, a, b, kind);
+        });
   m.def("unary_forward", [](py::handle y_, py::handle x_, int64_t kind) {
     const Arguments a("unary_forward");
     const auto y = a.out<float>(y_, "y", -1);
@@ -174,15 +179,16 @@ void bind_elementwise(py::module_& m) {
     a.expect_same(y, "y", x);
     run([&] { clip_forward(y.data, x.data, x.size, low, high); });
   });
-  m.def("clip_backward_dx", [](py::handle dx_, py::handle dy_, py::handle x_, float low, float high) {
-    const Arguments a("clip_backward_dx");
-    const auto dx = a.out<float>(dx_, "dx", -1);
-    const auto dy = a.in<float>(dy_, "dy", -1);
-    const auto x = a.in<float>(x_, "x", -1);
-    a.expect_same(dx, "dx", x);
-    a.expect_same(dy, "dy", x);
-    run([&] { clip_backward_dx(dx.data, dy.data, x.data, x.size, low, high); });
-  });
+  m.def("clip_backward_dx",
+        [](py::handle dx_, py::handle dy_, py::handle x_, float low, float high) {
+          const Arguments a("clip_backward_dx");
+          const auto dx = a.out<float>(dx_, "dx", -1);
+          const auto dy = a.in<float>(dy_, "dy", -1);
+          const auto x = a.in<float>(x_, "x", -1);
+          a.expect_same(dx, "dx", x);
+          a.expect_same(dy, "dy", x);
+          run([&] { clip_backward_dx(dx.data, dy.data, x.data, x.size, low, high); });
+        });
 
   m.def("reduce_sum_forward", [](py::handle y_, py::handle x_, float scale) {
     const Arguments a("reduce_sum_forward");
@@ -202,7 +208,8 @@ void bind_elementwise(py::module_& m) {
     const Arguments a("reduce_max_forward");
     const auto y = a.out<float>(y_, "y", 2);
     const auto x = a.in<float>(x_, "x", 3);
-    check(x[1] > 0, a.op, "expected at least one element to reduce, got shape ", shape_text(x.shape, 3));
+    TG_CHECK(x[1] > 0, a.op, "expected at least one element to reduce, got shape ",
+             shape_text(x.shape, 3));
     a.expect(y, "y", {x[0], x[2]});
     run([&] { reduce_max_forward(y.data, x.data, x[0], x[1], x[2]); });
   });
@@ -219,8 +226,8 @@ void bind_elementwise(py::module_& m) {
   });
 
   m.def("strided_copy", [](py::handle y_, py::handle x_, const std::vector<int64_t>& size,
-                           int64_t y_offset, const std::vector<int64_t>& y_strides, int64_t x_offset,
-                           const std::vector<int64_t>& x_strides) {
+                           int64_t y_offset, const std::vector<int64_t>& y_strides,
+                           int64_t x_offset, const std::vector<int64_t>& x_strides) {
     const Arguments a("strided_copy");
     const auto y = a.out<float>(y_, "y", -1);
     const auto x = a.in<float>(x_, "x", -1);
@@ -234,7 +241,7 @@ void bind_elementwise(py::module_& m) {
     const auto y = a.out<float>(y_, "y", -1);
     const auto x = a.in<float>(x_, "x", -1);
     a.expect_same(y, "y", x);
-    check(rate >= 0 && rate < 1, a.op, "expected 0 <= rate < 1, got ", rate);
+    TG_CHECK(rate >= 0 && rate < 1, a.op, "expected 0 <= rate < 1, got ", rate);
     run([&] { dropout_forward(y.data, x.data, x.size, rate, seed); });
   });
   m.def("dropout_backward_dx", [](py::handle dx_, py::handle dy_, float rate, uint64_t seed) {
@@ -242,7 +249,7 @@ void bind_elementwise(py::module_& m) {
     const auto dx = a.out<float>(dx_, "dx", -1);
     const auto dy = a.in<float>(dy_, "dy", -1);
     a.expect_same(dx, "dx", dy);
-    check(rate >= 0 && rate < 1, a.op, "expected 0 <= rate < 1, got ", rate);
+    TG_CHECK(rate >= 0 && rate < 1, a.op, "expected 0 <= rate < 1, got ", rate);
     run([&] { dropout_backward_dx(dx.data, dy.data, dy.size, rate, seed); });
   });
 }

@@ -1,4 +1,5 @@
-// One CPU module, the only file compiled for each: TILEGRAD_MODULE names it, TILEGRAD_ISA says what it needs.
+// One CPU module, the only file compiled for each: TILEGRAD_MODULE names it, TILEGRAD_ISA says what
+// it needs.
 #include "../core/cpu_features.h"
 #include "bind.h"
 

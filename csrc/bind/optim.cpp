@@ -8,15 +8,15 @@
 namespace tilegrad {
 namespace {
 
-// One Parameter per entry of w and g (lists of arrays); states is a list of `state_count` such lists.
-// scale and decay are (len(w)).
+// One Parameter per entry of w and g (lists of arrays); states is a list of `state_count` such
+// lists. scale and decay are (len(w)).
 std::vector<Parameter> parameters(const Arguments& a, const py::list& w, const py::list& g,
                                   const py::list& states, py::handle scale_, py::handle decay_,
                                   size_t state_count) {
   const size_t count = w.size();
-  check(g.size() == count, a.op, "expected ", count, " gradients, got ", g.size());
-  check(states.size() == state_count, a.op, "expected ", state_count, " lists of states, got ",
-        states.size());
+  TG_CHECK(g.size() == count, a.op, "expected ", count, " gradients, got ", g.size());
+  TG_CHECK(states.size() == state_count, a.op, "expected ", state_count, " lists of states, got ",
+           states.size());
   const auto scale = a.in<float>(scale_, "scale", 1);
   const auto decay = a.in<float>(decay_, "decay", 1);
   a.expect(scale, "scale", {static_cast<int64_t>(count)});
@@ -30,11 +30,12 @@ std::vector<Parameter> parameters(const Arguments& a, const py::list& w, const p
   }
   for (size_t k = 0; k < state_count; ++k) {
     const auto list = states[k].cast<py::list>();
-    check(list.size() == count, a.op, "expected ", count, " arrays per state, got ", list.size());
+    TG_CHECK(list.size() == count, a.op, "expected ", count, " arrays per state, got ",
+             list.size());
     for (size_t i = 0; i < count; ++i) {
       const auto state = a.out<float>(list[i], "a state", -1);
-      check(state.size == out[i].size, a.op, "expected a state of ", out[i].size, " elements, got ",
-            state.size);
+      TG_CHECK(state.size == out[i].size, a.op, "expected a state of ", out[i].size,
+               " elements, got ", state.size);
       out[i].state[k] = state.data;
     }
   }
@@ -44,31 +45,33 @@ std::vector<Parameter> parameters(const Arguments& a, const py::list& w, const p
 }  // namespace
 
 void bind_optim(py::module_& m) {
-  m.def("sgd_update", [](const py::list& w, const py::list& g, const py::list& states, py::handle scale,
-                         py::handle decay, float lr, float clip, float momentum, bool nesterov) {
-    const Arguments a("sgd_update");
-    const auto p = parameters(a, w, g, states, scale, decay, momentum != 0 ? 1 : 0);
-    run([&] { sgd_update(p.data(), p.size(), {lr, clip}, momentum, nesterov); });
-  });
-  m.def("rmsprop_update",
+  m.def("sgd_update",
         [](const py::list& w, const py::list& g, const py::list& states, py::handle scale,
-           py::handle decay, float lr, float clip, float rho, float momentum, float epsilon,
-           bool centered) {
-          const Arguments a("rmsprop_update");
-          // the order is v, m, a, and a state that is not in use is left out
-          auto p = parameters(a, w, g, states, scale, decay, 1 + (momentum > 0) + centered);
-          if (centered && !(momentum > 0)) {
-            for (Parameter& each : p) std::swap(each.state[1], each.state[2]);
-          }
-          run([&] { rmsprop_update(p.data(), p.size(), {lr, clip}, rho, momentum, epsilon, centered); });
+           py::handle decay, float lr, float clip, float momentum, bool nesterov) {
+          const Arguments a("sgd_update");
+          const auto p = parameters(a, w, g, states, scale, decay, momentum != 0 ? 1 : 0);
+          run([&] { sgd_update(p.data(), p.size(), {lr, clip}, momentum, nesterov); });
         });
-  m.def("adam_update", [](const py::list& w, const py::list& g, const py::list& states, py::handle scale,
-                          py::handle decay, float lr, float clip, int64_t step, float beta_1,
-                          float beta_2, float epsilon, bool amsgrad) {
+  m.def("rmsprop_update", [](const py::list& w, const py::list& g, const py::list& states,
+                             py::handle scale, py::handle decay, float lr, float clip, double rho,
+                             float momentum, float epsilon, bool centered) {
+    const Arguments a("rmsprop_update");
+    // the order is v, m, a, and a state that is not in use is left out
+    auto p = parameters(a, w, g, states, scale, decay, 1 + (momentum > 0) + centered);
+    if (centered && !(momentum > 0)) {
+      for (Parameter& each : p) std::swap(each.state[1], each.state[2]);
+    }
+    run([&] { rmsprop_update(p.data(), p.size(), {lr, clip}, rho, momentum, epsilon, centered); });
+  });
+  m.def("adam_update", [](const py::list& w, const py::list& g, const py::list& states,
+                          py::handle scale, py::handle decay, float lr, float clip, int64_t step,
+                          double beta_1, double beta_2, float epsilon, bool amsgrad) {
     const Arguments a("adam_update");
-    check(step >= 1, a.op, "expected step >= 1, got ", step);
+    TG_CHECK(step >= 1, a.op, "expected step >= 1, got ", step);
     const auto p = parameters(a, w, g, states, scale, decay, 2 + amsgrad);
-    run([&] { adam_update(p.data(), p.size(), {lr, clip}, step, beta_1, beta_2, epsilon, amsgrad); });
+    run([&] {
+      adam_update(p.data(), p.size(), {lr, clip}, step, beta_1, beta_2, epsilon, amsgrad);
+    });
   });
   m.def("gradient_square_sums", [](py::handle out_, const py::list& g) {
     const Arguments a("gradient_square_sums");

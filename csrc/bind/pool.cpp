@@ -9,7 +9,8 @@ struct Window {
   int64_t kh, kw, stride_h, stride_w, pad_top, pad_left;
 };
 
-// x (n, h, w, c), y (n, oh, ow, c), whichever of them are gradients. Every window must touch the image.
+// x (n, h, w, c), y (n, oh, ow, c), whichever of them are gradients. Every window must touch the
+// image.
 template <class X, class Y>
 Pool2dShape pool2d_shape(const Arguments& a, const X& x, const Y& y, const Window& p) {
   constexpr int64_t most = INT32_MAX;
@@ -20,15 +21,15 @@ Pool2dShape pool2d_shape(const Arguments& a, const X& x, const Y& y, const Windo
   check_range(a.op, "stride_w", p.stride_w, 1, most);
   check_range(a.op, "pad_top", p.pad_top, 0, p.kh - 1);
   check_range(a.op, "pad_left", p.pad_left, 0, p.kw - 1);
-  check(y[0] == x[0] && y[3] == x[3], a.op, "expected y of shape (", x[0], ", oh, ow, ", x[3],
-        "), got ", shape_text(y.shape, 4));
+  TG_CHECK(y[0] == x[0] && y[3] == x[3], a.op, "expected y of shape (", x[0], ", oh, ow, ", x[3],
+           "), got ", shape_text(y.shape, 4));
   for (int axis = 0; axis < 4; ++axis) {
-    check(x[axis] <= most && y[axis] <= most, a.op, "an axis is longer than ", most);
+    TG_CHECK(x[axis] <= most && y[axis] <= most, a.op, "an axis is longer than ", most);
   }
-  check(y[1] == 0 || (y[1] - 1) * p.stride_h - p.pad_top < x[1], a.op, "oh = ", y[1],
-        " puts the last window below the image of height ", x[1]);
-  check(y[2] == 0 || (y[2] - 1) * p.stride_w - p.pad_left < x[2], a.op, "ow = ", y[2],
-        " puts the last window right of the image of width ", x[2]);
+  TG_CHECK(y[1] == 0 || (x[1] > 0 && (y[1] - 1) * p.stride_h - p.pad_top < x[1]), a.op,
+           "oh = ", y[1], " puts the last window below the image of height ", x[1]);
+  TG_CHECK(y[2] == 0 || (x[2] > 0 && (y[2] - 1) * p.stride_w - p.pad_left < x[2]), a.op,
+           "ow = ", y[2], " puts the last window right of the image of width ", x[2]);
   return {x[0], x[1], x[2],       x[3],       y[1],      y[2],
           p.kh, p.kw, p.stride_h, p.stride_w, p.pad_top, p.pad_left};
 }
@@ -47,8 +48,8 @@ void with_index(const Window& p, Body&& body) {
 
 void bind_pool(py::module_& m) {
   m.def("max_pool2d_forward",
-        [](py::handle y_, py::handle index_, py::handle x_, int64_t kh, int64_t kw, int64_t stride_h,
-           int64_t stride_w, int64_t pad_top, int64_t pad_left) {
+        [](py::handle y_, py::handle index_, py::handle x_, int64_t kh, int64_t kw,
+           int64_t stride_h, int64_t stride_w, int64_t pad_top, int64_t pad_left) {
           const Arguments a("max_pool2d_forward");
           const Window p{kh, kw, stride_h, stride_w, pad_top, pad_left};
           const auto y = a.out<float>(y_, "y", 4);
@@ -61,8 +62,8 @@ void bind_pool(py::module_& m) {
           });
         });
   m.def("max_pool2d_backward_dx",
-        [](py::handle dx_, py::handle dy_, py::handle index_, int64_t kh, int64_t kw, int64_t stride_h,
-           int64_t stride_w, int64_t pad_top, int64_t pad_left) {
+        [](py::handle dx_, py::handle dy_, py::handle index_, int64_t kh, int64_t kw,
+           int64_t stride_h, int64_t stride_w, int64_t pad_top, int64_t pad_left) {
           const Arguments a("max_pool2d_backward_dx");
           const Window p{kh, kw, stride_h, stride_w, pad_top, pad_left};
           const auto dx = a.out<float>(dx_, "dx", 4);
@@ -74,17 +75,18 @@ void bind_pool(py::module_& m) {
             run([&] { max_pool2d_backward_dx(dx.data, dy.data, index.data, s); });
           });
         });
-  m.def("avg_pool2d_forward", [](py::handle y_, py::handle x_, int64_t kh, int64_t kw, int64_t stride_h,
-                                 int64_t stride_w, int64_t pad_top, int64_t pad_left) {
-    const Arguments a("avg_pool2d_forward");
-    const auto y = a.out<float>(y_, "y", 4);
-    const auto x = a.in<float>(x_, "x", 4);
-    const auto s = pool2d_shape(a, x, y, {kh, kw, stride_h, stride_w, pad_top, pad_left});
-    run([&] { avg_pool2d_forward(y.data, x.data, s); });
-  });
-  m.def("avg_pool2d_backward_dx",
-        [](py::handle dx_, py::handle dy_, int64_t kh, int64_t kw, int64_t stride_h, int64_t stride_w,
+  m.def("avg_pool2d_forward",
+        [](py::handle y_, py::handle x_, int64_t kh, int64_t kw, int64_t stride_h, int64_t stride_w,
            int64_t pad_top, int64_t pad_left) {
+          const Arguments a("avg_pool2d_forward");
+          const auto y = a.out<float>(y_, "y", 4);
+          const auto x = a.in<float>(x_, "x", 4);
+          const auto s = pool2d_shape(a, x, y, {kh, kw, stride_h, stride_w, pad_top, pad_left});
+          run([&] { avg_pool2d_forward(y.data, x.data, s); });
+        });
+  m.def("avg_pool2d_backward_dx",
+        [](py::handle dx_, py::handle dy_, int64_t kh, int64_t kw, int64_t stride_h,
+           int64_t stride_w, int64_t pad_top, int64_t pad_left) {
           const Arguments a("avg_pool2d_backward_dx");
           const auto dx = a.out<float>(dx_, "dx", 4);
           const auto dy = a.in<float>(dy_, "dy", 4);
@@ -95,7 +97,8 @@ void bind_pool(py::module_& m) {
     const Arguments a("global_avg_pool2d_forward");
     const auto y = a.out<float>(y_, "y", 2);
     const auto x = a.in<float>(x_, "x", 3);
-    check(x[1] > 0, a.op, "expected at least one row to average, got shape ", shape_text(x.shape, 3));
+    TG_CHECK(x[1] > 0, a.op, "expected at least one row to average, got shape ",
+             shape_text(x.shape, 3));
     a.expect(y, "y", {x[0], x[2]});
     run([&] { global_avg_pool2d_forward(y.data, x.data, x[0], x[1], x[2]); });
   });

@@ -13,18 +13,19 @@ void rows_forward(const char* op, RowsForward kernel, py::handle y_, py::handle 
   const Arguments a(op);
   const auto y = a.out<float>(y_, "y", 2);
   const auto x = a.in<float>(x_, "x", 2);
-  check(x[1] > 0, op, "expected at least one column, got shape ", shape_text(x.shape, 2));
+  TG_CHECK(x[1] > 0, op, "expected at least one column, got shape ", shape_text(x.shape, 2));
   a.expect_same(y, "y", x);
   run([&] { kernel(y.data, x.data, x[0], x[1]); });
 }
 
 // dx, dy, y (rows, cols)
-void rows_backward(const char* op, RowsBackward kernel, py::handle dx_, py::handle dy_, py::handle y_) {
+void rows_backward(const char* op, RowsBackward kernel, py::handle dx_, py::handle dy_,
+                   py::handle y_) {
   const Arguments a(op);
   const auto dx = a.out<float>(dx_, "dx", 2);
   const auto dy = a.in<float>(dy_, "dy", 2);
   const auto y = a.in<float>(y_, "y", 2);
-  check(y[1] > 0, op, "expected at least one column, got shape ", shape_text(y.shape, 2));
+  TG_CHECK(y[1] > 0, op, "expected at least one column, got shape ", shape_text(y.shape, 2));
   a.expect_same(dx, "dx", y);
   a.expect_same(dy, "dy", y);
   run([&] { kernel(dx.data, dy.data, y.data, y[0], y[1]); });
@@ -45,7 +46,8 @@ View<const Target> targets(const Arguments& a, py::handle t_, const View<const f
 
 template <class Target, class Kernel>
 void cross_entropy_forward(const char* op, Kernel kernel, py::handle loss_, py::handle losses_,
-                           py::handle p_, py::handle x_, py::handle t_, py::handle weight_, float scale) {
+                           py::handle p_, py::handle x_, py::handle t_, py::handle weight_,
+                           float scale) {
   const Arguments a(op);
   const auto loss = a.out<float>(loss_, "loss", 1);
   const auto losses = a.out<float>(losses_, "losses", 1);
@@ -53,7 +55,7 @@ void cross_entropy_forward(const char* op, Kernel kernel, py::handle loss_, py::
   const auto x = a.in<float>(x_, "x", 2);
   const auto t = targets<Target>(a, t_, x);
   const auto weight = a.optional<float>(weight_, "weight", 1);
-  check(x[1] > 0, op, "expected at least one class, got shape ", shape_text(x.shape, 2));
+  TG_CHECK(x[1] > 0, op, "expected at least one class, got shape ", shape_text(x.shape, 2));
   a.expect(loss, "loss", {1});
   a.expect(losses, "losses", {x[0]});
   a.expect_same(p, "p", x);
@@ -71,7 +73,7 @@ void cross_entropy_backward(const char* op, Kernel kernel, py::handle dx_, py::h
   const auto dlosses = a.in<float>(dlosses_, "dlosses", 1);
   const auto p = a.in<float>(p_, "p", 2);
   const auto t = targets<Target>(a, t_, p);
-  check(p[1] > 0, op, "expected at least one class, got shape ", shape_text(p.shape, 2));
+  TG_CHECK(p[1] > 0, op, "expected at least one class, got shape ", shape_text(p.shape, 2));
   a.expect_same(dx, "dx", p);
   a.expect(dlosses, "dlosses", {p[0]});
   run([&] { kernel(dx.data, dlosses.data, p.data, t.data, p[0], p[1]); });

@@ -1,13 +1,14 @@
-// Memory that outlives a call: a caching pool for arrays and per-thread scratch, so that a steady state allocates
-// nothing and causes no page faults.
+// Memory that outlives a call: a caching pool for arrays and per-thread scratch, so that a steady
+// state allocates nothing and causes no page faults.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace tilegrad {
 
-// A 64-byte aligned block of at least `bytes`; reuses a block of the same size class if one is free.
-// Throws std::bad_alloc. Classes are an eighth of a power of two apart, so at most 12.5 % is wasted.
+// A 64-byte aligned block of at least `bytes`; reuses a block of the same size class if one is
+// free. Throws std::bad_alloc. Classes are an eighth of a power of two apart, so at most 12.5 % is
+// wasted.
 void* pool_take(size_t bytes);
 
 // Gives back a block of pool_take; it is kept for the next taker. Any thread.

@@ -1,4 +1,5 @@
-// What Python hands over: NumPy arrays, seen as a typed pointer and a shape once they are proved safe to touch.
+// What Python hands over: NumPy arrays, seen as a typed pointer and a shape once they are proved
+// safe to touch.
 #pragma once
 #include <pybind11/numpy.h>
 
@@ -16,8 +17,9 @@ struct View {
   int64_t operator[](int axis) const { return shape[axis]; }
 };
 
-// The arguments of one call of `op`. Every accessor raises TypeError or ValueError unless the argument is a NumPy
-// array of exactly dtype T, native byte order, C-contiguous and aligned, of rank `ndim` (-1: any up to 8).
+// The arguments of one call of `op`. Every accessor raises TypeError or ValueError unless the
+// argument is a NumPy array of exactly dtype T, native byte order, C-contiguous and aligned, of
+// rank `ndim` (-1: any up to 8).
 class Arguments {
  public:
   explicit Arguments(const char* op) : op(op) {}
@@ -36,8 +38,8 @@ class Arguments {
   template <class T>
   View<T> out(py::handle h, const char* name, int ndim) const {
     View<T> v = view<T>(h, name, ndim);
-    check(py::detail::array_proxy(h.ptr())->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_, op,
-          "expected a writable ", name, ", got a read-only array");
+    TG_CHECK(py::detail::array_proxy(h.ptr())->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_,
+             op, "expected a writable ", name, ", got a read-only array");
     return v;
   }
 
@@ -45,17 +47,17 @@ class Arguments {
   void expect(const View<T>& v, const char* name, std::initializer_list<int64_t> shape) const {
     bool same = v.ndim == static_cast<int>(shape.size());
     for (int i = 0; same && i < v.ndim; ++i) same = v.shape[i] == shape.begin()[i];
-    check(same, op, "expected ", name, " of shape ",
-          shape_text(shape.begin(), static_cast<int>(shape.size())), ", got ",
-          shape_text(v.shape, v.ndim));
+    TG_CHECK(same, op, "expected ", name, " of shape ",
+             shape_text(shape.begin(), static_cast<int>(shape.size())), ", got ",
+             shape_text(v.shape, v.ndim));
   }
 
   template <class T, class U>
   void expect_same(const View<T>& v, const char* name, const View<U>& like) const {
     bool same = v.ndim == like.ndim;
     for (int i = 0; same && i < v.ndim; ++i) same = v.shape[i] == like.shape[i];
-    check(same, op, "expected ", name, " of shape ", shape_text(like.shape, like.ndim), ", got ",
-          shape_text(v.shape, v.ndim));
+    TG_CHECK(same, op, "expected ", name, " of shape ", shape_text(like.shape, like.ndim), ", got ",
+             shape_text(v.shape, v.ndim));
   }
 
   const char* op;
@@ -69,24 +71,25 @@ class Arguments {
                            py::cast<std::string>(py::type::of(h).attr("__name__")));
     }
     const auto* array = py::detail::array_proxy(h.ptr());
-    static PyObject* const expected = py::dtype::of<Element>().release().ptr();  // lives as long as NumPy
-    if (array->descr != expected && !py::reinterpret_borrow<py::dtype>(array->descr).equal(
-                                        py::reinterpret_borrow<py::dtype>(expected))) {
+    static PyObject* const expected =
+        py::dtype::of<Element>().release().ptr();  // lives as long as NumPy
+    if (array->descr != expected && !py::reinterpret_borrow<py::dtype>(array->descr)
+                                         .equal(py::reinterpret_borrow<py::dtype>(expected))) {
       throw py::type_error(std::string(op) + ": expected " + name + " of dtype " +
                            py::cast<std::string>(py::str(py::handle(expected))) + ", got " +
                            py::cast<std::string>(py::str(py::handle(array->descr))));
     }
     constexpr int needed =
         py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-    check((array->flags & needed) == needed, op, "expected ", name,
-          " to be C-contiguous and aligned; make a copy with numpy.ascontiguousarray");
+    TG_CHECK((array->flags & needed) == needed, op, "expected ", name,
+             " to be C-contiguous and aligned; make a copy with numpy.ascontiguousarray");
     static_assert(sizeof(py::ssize_t) == sizeof(int64_t), "64-bit platforms only");
     const auto* shape = reinterpret_cast<const int64_t*>(array->dimensions);
     if (ndim >= 0) {
-      check(array->nd == ndim, op, "expected ", name, " of rank ", ndim, ", got shape ",
-            shape_text(shape, array->nd));
+      TG_CHECK(array->nd == ndim, op, "expected ", name, " of rank ", ndim, ", got shape ",
+               shape_text(shape, array->nd));
     } else {
-      check(array->nd <= 8, op, "expected ", name, " of rank 8 or less, got rank ", array->nd);
+      TG_CHECK(array->nd <= 8, op, "expected ", name, " of rank 8 or less, got rank ", array->nd);
     }
     int64_t size = 1;
     for (int i = 0; i < array->nd; ++i) size *= shape[i];

@@ -1,5 +1,5 @@
 // y = act(conv(x, w) + b), dx, dw     x (n, h, w, c)  w (kh, kw, c / groups, f)  y (n, oh, ow, f)
-// Implicit GEMM on tables of addresses (Dukhan, The Indirect Convolution Algorithm, arXiv:1907.02129):
+// Implicit GEMM on tables of addresses (Dukhan, Indirect Convolution Algorithm, arXiv:1907.02129):
 // patches are never copied, outside the image is a row of zeros. y, dx, dw are written, never read.
 // Split: y and dx by pixels and filters; dw by pixels into fixed partial gradients, added in order.
 // 2 n oh ow kh kw (c / groups) f FLOPs each; the images pass memory once, weights stay in cache.

@@ -1,7 +1,7 @@
 // c = act(op(a) op(b) + bias)     op(a) (m, k)  op(b) (k, n)  c (m, n), row-major; c is never read.
 // Split: c into row blocks x panel groups; a long k over a small c into partials, added in order.
-// 2 m n k FLOPs; A and C pass memory once per column block, B once per row block (packed: in cache).
-// Blocked as in Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, TOMS 2008,
+// 2 m n k FLOPs; A and C pass memory once per column block, B once per row block (packed: cache).
+// Blocked as in Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008,
 // but rows of A are read in place: streams that the hardware prefetches, so a copy would only cost.
 #include "gemm.h"
 

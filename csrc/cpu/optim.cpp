@@ -75,14 +75,14 @@ struct SgdMomentum {
 template <bool with_momentum, bool centered>
 struct RmsProp {
   static constexpr int states = 0b001 | with_momentum << 1 | centered << 2;
-  float lr, rho, momentum, epsilon;
+  float lr, rho, rate, momentum, epsilon;  // rate is 1 - rho
   void operator()(Lanes& v) const {
     Vec& square = v.state[0];
-    square = rho * square + (1.0f - rho) * (v.g * v.g);
+    square = rho * square + rate * (v.g * v.g);
     Vec denominator = square;
     if constexpr (centered) {
       Vec& average = v.state[2];
-      average = rho * average + (1.0f - rho) * v.g;
+      average = rho * average + rate * v.g;
       denominator -= average * average;
     }
     const Vec u = lr * v.g / sqrt(denominator + epsilon);
@@ -121,25 +121,26 @@ void sgd_update(const Parameter* parameters, int64_t count, StepOptions o, float
     sweep(parameters, count, o, SgdMomentum<false>{o.lr, momentum});
 }
 
-void rmsprop_update(const Parameter* parameters, int64_t count, StepOptions o, float rho,
+void rmsprop_update(const Parameter* parameters, int64_t count, StepOptions o, double rho,
                     float momentum, float epsilon, bool centered) {
+  const float keep = static_cast<float>(rho), rate = static_cast<float>(1.0 - rho);
   if (momentum > 0.0f && centered)
-    sweep(parameters, count, o, RmsProp<true, true>{o.lr, rho, momentum, epsilon});
+    sweep(parameters, count, o, RmsProp<true, true>{o.lr, keep, rate, momentum, epsilon});
   else if (momentum > 0.0f)
-    sweep(parameters, count, o, RmsProp<true, false>{o.lr, rho, momentum, epsilon});
+    sweep(parameters, count, o, RmsProp<true, false>{o.lr, keep, rate, momentum, epsilon});
   else if (centered)
-    sweep(parameters, count, o, RmsProp<false, true>{o.lr, rho, momentum, epsilon});
+    sweep(parameters, count, o, RmsProp<false, true>{o.lr, keep, rate, momentum, epsilon});
   else
-    sweep(parameters, count, o, RmsProp<false, false>{o.lr, rho, momentum, epsilon});
+    sweep(parameters, count, o, RmsProp<false, false>{o.lr, keep, rate, momentum, epsilon});
 }
 
 void adam_update(const Parameter* parameters, int64_t count, StepOptions o, int64_t step,
-                 float beta_1, float beta_2, float epsilon, bool amsgrad) {
+                 double beta_1, double beta_2, float epsilon, bool amsgrad) {
   // in double: 1 - beta^step cancels for the first steps
-  const double b1 = beta_1, b2 = beta_2, t = static_cast<double>(step);
+  const double t = static_cast<double>(step);
   const float alpha =
-      static_cast<float>(o.lr * std::sqrt(1.0 - std::pow(b2, t)) / (1.0 - std::pow(b1, t)));
-  const float rate_1 = static_cast<float>(1.0 - b1), rate_2 = static_cast<float>(1.0 - b2);
+      static_cast<float>(o.lr * std::sqrt(1.0 - std::pow(beta_2, t)) / (1.0 - std::pow(beta_1, t)));
+  const float rate_1 = static_cast<float>(1.0 - beta_1), rate_2 = static_cast<float>(1.0 - beta_2);
   if (amsgrad)
     sweep(parameters, count, o, Adam<true>{alpha, rate_1, rate_2, epsilon});
   else

@@ -1,4 +1,5 @@
-// Elementwise activations y = f(x). `alpha` is the slope of leaky_relu and the scale of elu; others ignore it.
+// Elementwise activations y = f(x). `alpha` is the slope of leaky_relu and the scale of elu; others
+// ignore it.
 #pragma once
 #include "glossary.h"
 

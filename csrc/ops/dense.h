@@ -8,7 +8,7 @@ struct DenseShape {
   int64_t n, c, f;
 };
 
-// y = act(x w + b)                        y (n, f)  x (n, c)  w (c, f)  b (f) or null; act up to elu
+// y = act(x w + b)                      y (n, f)  x (n, c)  w (c, f)  b (f) or null; act up to elu
 void dense_forward(float* y, const float* x, const float* w, const float* b, DenseShape s,
                    Activation act, float alpha, void* workspace);
 int64_t dense_forward_workspace(DenseShape s);
@@ -38,11 +38,11 @@ struct MatmulShape {
 void matmul_forward(float* y, const float* a, const float* b, MatmulShape s, void* workspace);
 int64_t matmul_forward_workspace(MatmulShape s);
 
-// da[i] = dy[i] b[i]^T                    da (batch, m, k), one per batch entry even when a_step is 0
+// da[i] = dy[i] b[i]^T                    da (batch, m, k), one per entry even when a_step is 0
 void matmul_backward_da(float* da, const float* dy, const float* b, MatmulShape s, void* workspace);
 int64_t matmul_backward_da_workspace(MatmulShape s);
 
-// db[i] = a[i]^T dy[i]                    db (batch, k, n), one per batch entry even when b_step is 0
+// db[i] = a[i]^T dy[i]                    db (batch, k, n), one per entry even when b_step is 0
 void matmul_backward_db(float* db, const float* a, const float* dy, MatmulShape s, void* workspace);
 int64_t matmul_backward_db_workspace(MatmulShape s);
 

@@ -1,4 +1,5 @@
-// Optimizer steps, Keras 3's update rules, all parameters in one call.
+// Optimizer steps, Keras 3's update rules, all parameters in one call. Decay rates are double: 1 -
+// rate is rounded to float once, after the subtraction.
 #pragma once
 #include "glossary.h"
 
@@ -6,33 +7,35 @@ namespace tilegrad {
 
 // One parameter tensor. Before the rule: g' = clamp(scale g, -clip, clip), then w -= decay lr w.
 struct Parameter {
-  float* w;            // (size), updated in place
-  const float* g;      // (size)
-  float* state[3];     // (size) each, updated in place; how many a rule uses stands beside it
+  float* w;         // (size), updated in place
+  const float* g;   // (size)
+  float* state[3];  // (size) each, updated in place; how many a rule uses stands beside it
   int64_t size;
   float scale, decay;  // gradient multiplier (1 = none); decoupled weight decay (0 = none)
 };
 
 struct StepOptions {
   float lr;
-  float clip;          // largest |g'|; infinity = none
+  float clip;  // largest |g'|; infinity = none
 };
 
-// momentum == 0: w -= lr g.  Else v = momentum v - lr g; w += v, or with nesterov w += momentum v - lr g.
+// momentum == 0: w -= lr g.  Else v = momentum v - lr g;  w += v, nesterov: w += momentum v - lr g.
 // state: v (unused when momentum is 0)
-void sgd_update(const Parameter* parameters, int64_t count, StepOptions o, float momentum, bool nesterov);
+void sgd_update(const Parameter* parameters, int64_t count, StepOptions o, float momentum,
+                bool nesterov);
 
-// v = rho v + (1 - rho) g^2;  centered: a = rho a + (1 - rho) g, denominator v - a^2 + epsilon, else v + epsilon
+// v = rho v + (1 - rho) g^2;  denominator = v + epsilon
+// centered: a = rho a + (1 - rho) g;  denominator = v - a^2 + epsilon
 // u = lr g / sqrt(denominator);  momentum > 0: m = momentum m + u, w -= m, else w -= u
 // state: v, m (momentum > 0), a (centered)
-void rmsprop_update(const Parameter* parameters, int64_t count, StepOptions o, float rho, float momentum,
-                    float epsilon, bool centered);
+void rmsprop_update(const Parameter* parameters, int64_t count, StepOptions o, double rho,
+                    float momentum, float epsilon, bool centered);
 
-// m += (g - m) (1 - beta_1);  v += (g^2 - v) (1 - beta_2);  amsgrad: v_hat = max(v_hat, v), used for v below
-// w -= alpha m / (sqrt(v) + epsilon), alpha = lr sqrt(1 - beta_2^step) / (1 - beta_1^step), step = 1, 2, ...
-// state: m, v, v_hat (amsgrad)
-void adam_update(const Parameter* parameters, int64_t count, StepOptions o, int64_t step, float beta_1,
-                 float beta_2, float epsilon, bool amsgrad);
+// m += (g - m) (1 - beta_1);  v += (g^2 - v) (1 - beta_2);  amsgrad: v_hat = max(v_hat, v) as v below
+// w -= alpha m / (sqrt(v) + epsilon), alpha = lr sqrt(1 - beta_2^step) / (1 - beta_1^step), step =
+// 1, 2, ... state: m, v, v_hat (amsgrad)
+void adam_update(const Parameter* parameters, int64_t count, StepOptions o, int64_t step,
+                 double beta_1, double beta_2, float epsilon, bool amsgrad);
 
 // out[p] = sum of squares of parameter p's gradient      out (count), accumulated in double
 void gradient_square_sums(double* out, const float* const* g, const int64_t* size, int64_t count);

@@ -4,7 +4,8 @@
 
 namespace tilegrad {
 
-// Window (i, j) covers input rows i stride_h - pad_top + [0, kh), clipped to the image; pad < k, so none is empty.
+// Window (i, j) covers input rows i stride_h - pad_top + [0, kh), clipped to the image; pad < k, so
+// none is empty.
 struct Pool2dShape {
   int64_t n, h, w, c;
   int64_t oh, ow, kh, kw;

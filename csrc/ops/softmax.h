@@ -1,4 +1,5 @@
-// Softmax, log-softmax and softmax-cross-entropy over the last axis; the row maximum is subtracted first.
+// Softmax, log-softmax and softmax-cross-entropy over the last axis; the row maximum is subtracted
+// first.
 #pragma once
 #include "glossary.h"
 
@@ -14,7 +15,8 @@ void softmax_backward_dx(float* dx, const float* dy, const float* y, int64_t row
 void log_softmax_forward(float* y, const float* x, int64_t rows, int64_t cols);
 
 // dx = dy - exp(y) sum dy                 dx, dy, y (rows, cols)
-void log_softmax_backward_dx(float* dx, const float* dy, const float* y, int64_t rows, int64_t cols);
+void log_softmax_backward_dx(float* dx, const float* dy, const float* y, int64_t rows,
+                             int64_t cols);
 
 // losses[i] = -log p[i, label[i]],  loss = scale sum_i weight[i] losses[i],  p = softmax(x)
 // loss (1)  losses (rows)  p, x (rows, cols)  labels (rows)  weight (rows) or null
@@ -27,7 +29,8 @@ void softmax_cross_entropy_sparse_forward(float* loss, float* losses, float* p, 
 void softmax_cross_entropy_sparse_backward_dx(float* dx, const float* dlosses, const float* p,
                                               const int32_t* labels, int64_t rows, int64_t cols);
 
-// losses[i] = -sum_j t[i, j] log p[i, j], t any non-negative targets; loss, weight and scale as above
+// losses[i] = -sum_j t[i, j] log p[i, j], t any non-negative targets; loss, weight and scale as
+// above
 // loss (1)  losses (rows)  p, x, t (rows, cols)  weight (rows) or null
 void softmax_cross_entropy_dense_forward(float* loss, float* losses, float* p, const float* x,
                                          const float* t, const float* weight, int64_t rows,
