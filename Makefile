@@ -12,7 +12,7 @@ CXX_SOURCES := $(shell find csrc -type f -name '*.h' -o -type f -name '*.cpp')
 PACKAGES := $(shell find python/tilegrad -type f -name __init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-peers lint format clean
+.PHONY: help demo test test-peers build lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ test-peers: $(VENV)/.test ## cross-checks against PyTorch, which you install you
 	  echo '(https://pytorch.org/get-started/locally/ has the command for a small CPU-only build)'; \
 	  exit 1; }
 	$(BIN)/python -m pytest -q tests/peers
+
+build: $(VENV)/.tools ## compile what changed in C++, in seconds (the first time, everything)
+	$(PIP) --no-build-isolation --editable .
+	@touch $(VENV)/.built
 
 lint: $(VENV)/.dev ## check style: ruff, clang-format
 	$(BIN)/ruff check .
@@ -53,6 +57,11 @@ $(VENV)/.venv:
 
 $(VENV)/.built: $(VENV)/.venv pyproject.toml CMakeLists.txt $(CXX_SOURCES) $(PACKAGES)
 	$(PIP) --editable .
+	@touch $@
+
+# Without build isolation the build folder keeps its objects; the tools must then be in the venv.
+$(VENV)/.tools: $(VENV)/.venv
+	$(PIP) 'scikit-build-core>=0.10' 'pybind11>=2.13' cmake ninja
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.built

@@ -54,7 +54,11 @@ def assert_agree(actual, oracle, length=1, magnitude=None):
     size = max(1e-3, float(finite.max(initial=0))) if magnitude is None else magnitude
     allowed = 2 * tolerance(np.float32, length, size, "function")
     with np.errstate(invalid="ignore"):
-        good = (np.abs(actual - oracle) <= allowed) | (actual == oracle) | (np.isnan(actual) & np.isnan(oracle))
+        good = (
+            (np.abs(actual - oracle) <= allowed)
+            | (actual == oracle)
+            | (np.isnan(actual) & np.isnan(oracle))
+        )
     if not good.all():
         at = tuple(int(i) for i in np.argwhere(~good)[0])
         raise AssertionError(
@@ -68,7 +72,9 @@ def assert_configs(ours: dict, oracle: dict, ignore=()):
     missing = set(oracle) - set(ours) - {"quantization_config", "lora_rank", "lora_alpha", *ignore}
     assert not missing, f"the config lacks {sorted(missing)}"
     for key in set(ours) & set(oracle) - set(ignore):
-        assert _plain(ours[key]) == _plain(oracle[key]), f"config[{key!r}]: {ours[key]} != {oracle[key]}"
+        assert _plain(ours[key]) == _plain(oracle[key]), (
+            f"config[{key!r}]: {ours[key]} != {oracle[key]}"
+        )
 
 
 def _plain(value):

@@ -357,6 +357,48 @@ def test_allocation_is_checked(compiled):
         assert array.__array_interface__["data"][0] % 64 == 0 or array.size == 0
 
 
+FUZZ = """
+import random, sys
+import numpy as np
+from checks import fenced
+from tilegrad import backend
+k = backend.load(sys.argv[1])
+passed = 0
+for seed in range(4000):
+    r = random.Random(seed)
+    print(seed, flush=True)
+    size = lambda: r.choice([0, 1, 1, 2, 3, 4, 5, 7, 16, 17])
+    huge = lambda least: r.choice([least, 1, 1, 2, 3, 5, 40, 1000, 2**16 + 1, 2**30, 2**31 - 1])
+    before, groups = r.random() < 0.5, r.choice([1, 1, 1, 2, 3, 16, 17])
+    array = lambda *shape: fenced(np.ones(shape, np.float32), before)
+    n, h, w, oh, ow, kh, kw = (size() for _ in range(7))
+    c, f = groups * r.choice([0, 1, 1, 2, 3, 5]), groups * r.choice([0, 1, 1, 2, 8, 17])
+    pads = [huge(0) if r.random() < 0.7 else 0 for _ in range(2)]
+    sizes = (huge(1), huge(1), *pads, huge(1), huge(1), groups)
+    x, y, weight = array(n, h, w, c), array(n, oh, ow, f), array(kh, kw, c // groups, f)
+    try:
+        k.conv2d_forward(y, x, weight, r.choice([None, array(f)]), *sizes, r.randrange(6), 0.5)
+        k.conv2d_backward_dx(x, y, weight, *sizes)
+        k.conv2d_backward_dw(weight, x, y, *sizes)
+        passed += 1
+    except (ValueError, MemoryError):
+        pass
+    sizes = (kh, kw, huge(1), huge(1), r.randrange(3), r.randrange(3))
+    y = array(n, oh, ow, c)
+    kind = np.uint8 if kh * kw <= 256 else np.int32
+    try:
+        k.avg_pool2d_forward(y, x, *sizes)
+        k.avg_pool2d_backward_dx(x, y, *sizes)
+        index = fenced(np.zeros(y.shape, kind), before)
+        k.max_pool2d_forward(y, index, x, *sizes)
+        info, bits = np.iinfo(kind), np.random.default_rng(seed)
+        index[...] = bits.integers(info.min, info.max, index.shape, kind, True)
+        k.max_pool2d_backward_dx(x, y, index, *sizes)
+        passed += 1
+    except (ValueError, MemoryError):
+        pass
+print("done" if passed > 400 else f"only {passed} calls were valid")
+"""
 FENCES = """
 import sys
 import numpy as np
@@ -375,14 +417,12 @@ print("done")
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
-@pytest.mark.parametrize("size", ["small", "large"])
-def test_no_kernel_touches_memory_outside_its_arrays(compiled, size):
-    """Every array ends (or starts) at a page that may not be touched; reading counts too."""
+def run_apart(code, *arguments):
+    """Run `code` in a process of its own; it prints what it does next, and "done" at the end."""
     here = Path(__file__).parent
-    paths = [str(here), str(here.parent / "python"), *sys.path]
+    paths = [str(here), *sys.path]
     result = subprocess.run(
-        [sys.executable, "-c", FENCES, compiled.name, size],
+        [sys.executable, "-c", code, *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)},
         capture_output=True,
         text=True,
@@ -391,3 +431,16 @@ def test_no_kernel_touches_memory_outside_its_arrays(compiled, size):
     )
     last = result.stdout.strip().splitlines()[-1:]
     assert result.returncode == 0 and last == ["done"], f"died in {last}: {result.stderr[-2000:]}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_no_kernel_touches_memory_outside_its_arrays(compiled, size):
+    """Every array ends (or starts) at a page that may not be touched; reading counts too."""
+    run_apart(FENCES, compiled.name, size)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
+def test_no_window_is_too_strange(compiled):
+    """Empty axes, windows far outside the image, strides up to 2^31, wrong indices."""
+    run_apart(FUZZ, compiled.name)

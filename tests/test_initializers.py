@@ -1,4 +1,4 @@
-"""Initializers: limits, moments, fans and seeds, with Keras 3 as the oracle of settings and fans."""
+"""Initializers: limits, moments, fans and seeds; Keras 3 is the oracle of settings and fans."""
 
 from __future__ import annotations
 
@@ -45,7 +45,11 @@ def test_variance_scaling(name, shape):
     w = initializers.get(name)(shape)
     assert w.shape == shape
     assert_moments(w, 0.0, math.sqrt(variance))
-    limit = math.sqrt(3 * variance) if distribution == "uniform" else 2 * math.sqrt(variance) / 0.87962566
+    limit = (
+        math.sqrt(3 * variance)
+        if distribution == "uniform"
+        else 2 * math.sqrt(variance) / 0.87962566
+    )
     assert np.abs(w).max() <= limit * (1 + 1e-6)
     assert np.abs(w).max() >= 0.95 * limit
     oracle = np.asarray(getattr(keras.initializers, name)(seed=1)(shape))
@@ -62,7 +66,12 @@ def test_variance_scaling(name, shape):
         ("RandomUniform", {"minval": 1.0, "maxval": 3.0}, 2, 2 / math.sqrt(12)),
         ("TruncatedNormal", {}, 0, 0.05 * 0.87962566),
         ("TruncatedNormal", {"mean": -1.0, "stddev": 2.0}, -1, 2 * 0.87962566),
-        ("VarianceScaling", {"scale": 3.0, "distribution": "untruncated_normal"}, 0, math.sqrt(3 / 64)),
+        (
+            "VarianceScaling",
+            {"scale": 3.0, "distribution": "untruncated_normal"},
+            0,
+            math.sqrt(3 / 64),
+        ),
         ("VarianceScaling", {"mode": "fan_out", "distribution": "uniform"}, 0, math.sqrt(1 / 128)),
     ],
 )
@@ -71,7 +80,9 @@ def test_distributions(name, settings, mean, std):
     w = ours((64, 128))
     assert_moments(w, mean, std)
     if name == "TruncatedNormal":
-        assert np.abs(w - settings.get("mean", 0)).max() <= 2 * settings.get("stddev", 0.05) * (1 + 1e-6)
+        assert np.abs(w - settings.get("mean", 0)).max() <= 2 * settings.get("stddev", 0.05) * (
+            1 + 1e-6
+        )
     if name == "RandomUniform":
         assert settings.get("minval", -0.05) <= w.min() < w.max() <= settings.get("maxval", 0.05)
     oracle = getattr(keras.initializers, name)(**settings)
@@ -143,13 +154,20 @@ def test_identifiers():
         assert type(again) is type(ours) and again.get_config() == ours.get_config()
         if name != "constant":  # which Keras cannot find by its name alone
             quiet(keras.initializers.get, name)
-    for cls in (initializers.HeNormal, initializers.Constant, initializers.Orthogonal, initializers.Zeros):
+    for cls in (
+        initializers.HeNormal,
+        initializers.Constant,
+        initializers.Orthogonal,
+        initializers.Zeros,
+    ):
         oracle = quiet(keras.initializers.deserialize, initializers.serialize(cls()))
         assert type(oracle).__name__ == cls.__name__
     assert isinstance(initializers.get(initializers.Ones), initializers.Ones)
     assert initializers.get(None) is None
     assert initializers.get("glorot_uniform") is not initializers.get("glorot_uniform")
-    with pytest.raises(ValueError, match="unknown initializer 'glorot'; expected one of .*glorot_uniform"):
+    with pytest.raises(
+        ValueError, match=r"unknown initializer 'glorot'; expected one of .*glorot_uniform"
+    ):
         initializers.get("glorot")
     own = layers.Dense(2, kernel_initializer=lambda shape, dtype=None: np.full(shape, 3.0))
     assert own([[1.0]]).numpy().tolist() == [[3.0, 3.0]]

@@ -1,7 +1,9 @@
-"""Layers against Keras 3: same weights and inputs, so the same outputs, shapes, names and configs."""
+"""Layers against Keras 3: same weights and inputs give the same outputs, shapes and configs."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +19,18 @@ from tilegrad.keras import backend as keras_backend
 
 pytestmark = pytest.mark.usefixtures("on_backend")
 
-ACTIVATIONS = (None, "linear", "relu", "leaky_relu", "sigmoid", "tanh", "elu", "gelu", "silu", "softmax")
+ACTIVATIONS = (
+    None,
+    "linear",
+    "relu",
+    "leaky_relu",
+    "sigmoid",
+    "tanh",
+    "elu",
+    "gelu",
+    "silu",
+    "softmax",
+)
 few = settings(max_examples=12)
 
 
@@ -48,7 +61,9 @@ def compare(kind, shape, length=1, **settings):
     assert [w.path for w in ours.weights] == [w.path for w in theirs.layer.weights]
     ours.set_weights(theirs.weights)
     y = ours(array(shape))
-    assert_agree(y.data, theirs.y, length, magnitude=max(1.0, float(np.abs(theirs.y).max(initial=0))))
+    assert_agree(
+        y.data, theirs.y, length, magnitude=max(1.0, float(np.abs(theirs.y).max(initial=0)))
+    )
     assert y.shape == ours.compute_output_shape(shape)
     assert ours.count_params() == theirs.layer.count_params()
     assert_configs(ours.get_config(), theirs.layer.get_config())
@@ -73,7 +88,9 @@ def test_dense(lead, c, units, activation, use_bias):
 def windows(draw):
     """kernel_size, strides, dilation_rate and padding that fit each other."""
     kernel = draw(st.one_of(st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))))
-    strides, dilation = draw(st.sampled_from([((1, 1), 1), ((2, 2), 1), (3, 1), ((1, 1), 2), (1, (2, 1))]))
+    strides, dilation = draw(
+        st.sampled_from([((1, 1), 1), ((2, 2), 1), (3, 1), ((1, 1), 2), (1, (2, 1))])
+    )
     return {
         "kernel_size": kernel,
         "strides": strides,
@@ -85,7 +102,13 @@ def windows(draw):
 
 
 @few
-@given(window=windows(), n=st.integers(1, 2), h=st.integers(5, 9), w=st.integers(5, 9), groups=st.integers(1, 3))
+@given(
+    window=windows(),
+    n=st.integers(1, 2),
+    h=st.integers(5, 9),
+    w=st.integers(5, 9),
+    groups=st.integers(1, 3),
+)
 def test_conv2d(window, n, h, w, groups):
     compare("Conv2D", (n, h, w, 2 * groups), 9 * 2, filters=3 * groups, groups=groups, **window)
 
@@ -100,7 +123,9 @@ def test_depthwise_conv2d(window, h, c, multiplier):
 @given(
     kind=st.sampled_from(["MaxPooling2D", "AveragePooling2D"]),
     pool=st.one_of(st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))),
-    strides=st.one_of(st.none(), st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))),
+    strides=st.one_of(
+        st.none(), st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))
+    ),
     padding=st.sampled_from(["valid", "same"]),
     h=st.integers(3, 8),
     c=st.integers(1, 3),
@@ -165,7 +190,9 @@ def test_softmax_mask():
     assert_agree(layers.Softmax()(x, mask=mask).data, quiet(keras.layers.Softmax(), x, mask=mask))
 
 
-@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a in ("relu", "elu", "tanh", "leaky_relu")])
+@pytest.mark.parametrize(
+    "activation", [a for a in ACTIVATIONS if a in ("relu", "elu", "tanh", "leaky_relu")]
+)
 @pytest.mark.parametrize("kind", ["Dense", "Conv2D"])
 def test_a_fused_activation_has_the_gradients_of_one_applied_after(kind, activation):
     arguments = {"units": 4} if kind == "Dense" else {"filters": 4, "kernel_size": 3}
@@ -181,7 +208,7 @@ def test_a_fused_activation_has_the_gradients_of_one_applied_after(kind, activat
     y.backward(seed)
     y2.backward(seed)
     assert_agree(y.data, y2.data, 18)
-    pairs = zip([x, *fused.weights], [x2, *plain.weights])
+    pairs = zip([x, *fused.weights], [x2, *plain.weights], strict=True)
     for a, b in pairs:
         assert_agree(a.grad.data, b.grad.data, 72)
 
@@ -190,12 +217,14 @@ def test_depthwise_gradient_reaches_the_kernel():
     layer = layers.DepthwiseConv2D(3, depth_multiplier=2)
     x = Tensor(array((1, 5, 5, 2)), requires_grad=True)
     layer(x).sum().backward()
-    windows = np.stack([x.data[0, i : i + 3, j : j + 3].sum((0, 1)) for i in range(3) for j in range(3)])
+    windows = np.stack(
+        [x.data[0, i : i + 3, j : j + 3].sum((0, 1)) for i in range(3) for j in range(3)]
+    )
     assert layer.kernel.grad.shape == (3, 3, 2, 2)
     assert_agree(layer.kernel.grad.data.sum((0, 1, 3)) / 2, windows.sum(0), 81, magnitude=10.0)
 
 
-# -- dropout ----------------------------------------------------------------------------------------
+# -- dropout ---------------------------------------------------------------------------------------
 
 
 def test_dropout_scales_and_drops():
@@ -218,7 +247,7 @@ def test_dropout_masks_differ_by_call_and_repeat_by_seed():
 
     first, second = masks(3)
     assert (first != second).any()
-    for a, b in zip(masks(3), (first, second)):
+    for a, b in zip(masks(3), (first, second), strict=True):
         np.testing.assert_array_equal(a, b)
     utils.set_random_seed(11)
     a = masks(None)
@@ -227,14 +256,18 @@ def test_dropout_masks_differ_by_call_and_repeat_by_seed():
     assert (np.array(a) != np.array(masks(None))).any()
 
 
-def test_dropout_masks_do_not_depend_on_the_backend(on_backend):
+def test_dropout_masks_do_not_depend_on_the_backend():
     y = layers.Dropout(0.5, seed=1)(np.ones(16), training=True).data
     with tilegrad.backend.use("reference"):
-        np.testing.assert_array_equal(y, layers.Dropout(0.5, seed=1)(np.ones(16), training=True).data)
+        np.testing.assert_array_equal(
+            y, layers.Dropout(0.5, seed=1)(np.ones(16), training=True).data
+        )
 
 
 def test_dropout_noise_shape():
-    y = layers.Dropout(0.5, noise_shape=(None, 1, 4), seed=1)(np.ones((8, 5, 4)), training=True).data
+    y = layers.Dropout(0.5, noise_shape=(None, 1, 4), seed=1)(
+        np.ones((8, 5, 4)), training=True
+    ).data
     assert (y == y[:, :1]).all()
     assert 0 < (y == 0).sum() < y.size
     with pytest.raises(ValueError, match="3 axes"):
@@ -247,7 +280,7 @@ def test_dropout_bad_arguments(bad):
         layers.Dropout(**bad)
 
 
-# -- activations ------------------------------------------------------------------------------------
+# -- activations -----------------------------------------------------------------------------------
 
 NAMES = sorted(set(activations._registry.names()) - {"threshold", "glu"})
 
@@ -277,7 +310,8 @@ def test_activation_values(name):
 def test_activation_arguments(name, settings):
     x = array((3, 4, 5))
     assert_agree(
-        getattr(activations, name)(x, **settings).data, quiet(getattr(keras.activations, name), x, **settings)
+        getattr(activations, name)(x, **settings).data,
+        quiet(getattr(keras.activations, name), x, **settings),
     )
 
 
@@ -294,7 +328,9 @@ def test_activation_identifiers():
     assert activations.serialize(activations.hard_swish) == "hard_silu"
     relu = layers.ReLU(max_value=2.0, name="r")
     layer = layers.Dense(3, activation=relu)
-    oracle = quiet(keras.layers.Dense, 3, activation=quiet(keras.layers.ReLU, max_value=2.0, name="r"))
+    oracle = quiet(
+        keras.layers.Dense, 3, activation=quiet(keras.layers.ReLU, max_value=2.0, name="r")
+    )
     assert_configs(layer.get_config(), oracle.get_config(), ignore=("name",))
     again = layers.Dense.from_config(layer.get_config())
     assert again.activation.max_value == 2.0
@@ -309,12 +345,28 @@ def test_activation_identifiers():
         custom.get_config()
 
 
+def test_an_activation_with_weights_trains():
+    class Scaled(layers.Layer):
+        def build(self, input_shape):
+            self.factor = self.add_weight((1,), "ones", name="factor")
+
+        def call(self, x):
+            return x * self.factor
+
+    layer = layers.Dense(2, activation=Scaled(name="scaled"), name="d")
+    layer(array((3, 4))).sum().backward()
+    assert [w.path for w in layer.trainable_weights] == ["d/kernel", "d/bias", "d/scaled/factor"]
+    assert all(w.grad is not None for w in layer.trainable_weights)
+
+
 def test_softmax_output_keeps_its_logits():
     y = layers.Dense(3, activation="softmax")(array((2, 4)))
-    np.testing.assert_allclose(np.exp(y.logits.data) / np.exp(y.logits.data).sum(1, keepdims=True), y.data, 1e-5)
+    np.testing.assert_allclose(
+        np.exp(y.logits.data) / np.exp(y.logits.data).sum(1, keepdims=True), y.data, 1e-5
+    )
 
 
-# -- Layer ------------------------------------------------------------------------------------------
+# -- Layer -----------------------------------------------------------------------------------------
 
 
 class Block(layers.Layer):
@@ -346,7 +398,12 @@ def test_layers_in_containers_are_tracked_in_order():
     dense = [layer.name for layer in block._flatten_layers() if isinstance(layer, layers.Dense)]
     assert paths[:2] == ["block/scale", "block/count"]
     assert paths[2:] == [f"block/{name}/{part}" for name in dense for part in ("kernel", "bias")]
-    assert dense == [block.many[0].name, block.named["b"].name, block.named["nested"][0].name, block.last.name]
+    assert dense == [
+        block.many[0].name,
+        block.named["b"].name,
+        block.named["nested"][0].name,
+        block.last.name,
+    ]
     assert len(block.trainable_weights) == 9
     assert [w.name for w in block.non_trainable_weights] == ["count"]
     assert block.variables == block.weights
@@ -397,14 +454,23 @@ def test_get_and_set_weights():
     assert (layer.kernel.data == 7).all()
     with pytest.raises(ValueError, match=r"kernel of shape \(2, 3\), got \(3, 2\)"):
         layer.set_weights([weights[0].T, weights[1]])
-    with pytest.raises(ValueError, match="expected 2 arrays .*, got 1"):
+    with pytest.raises(ValueError, match=r"expected 2 arrays .*, got 1"):
         layer.set_weights(weights[:1])
 
 
 def test_names_count_like_keras():
     keras_backend.clear_session()
     quiet(keras.backend.clear_session)
-    kinds = ["Dense", "Dense", "Conv2D", "ReLU", "LeakyReLU", "MaxPooling2D", "Dense", "GlobalAveragePooling2D"]
+    kinds = [
+        "Dense",
+        "Dense",
+        "Conv2D",
+        "ReLU",
+        "LeakyReLU",
+        "MaxPooling2D",
+        "Dense",
+        "GlobalAveragePooling2D",
+    ]
     arguments = {"Dense": (1,), "Conv2D": (1, 1)}
     ours = [getattr(layers, k)(*arguments.get(k, ())).name for k in kinds]
     assert ours == [getattr(keras.layers, k)(*arguments.get(k, ())).name for k in kinds]
@@ -414,7 +480,7 @@ def test_names_count_like_keras():
 
 
 def test_unknown_arguments():
-    with pytest.raises(ValueError, match="Dense: unknown argument unit$"):
+    with pytest.raises(ValueError, match=r"Dense: unknown argument unit$"):
         layers.Dense(3, unit=3)
     with pytest.raises(ValueError, match="Conv2D: unknown arguments a, b"):
         layers.Conv2D(3, 3, a=1, b=2)
@@ -436,13 +502,22 @@ def test_input_shape_argument_warns():
     [
         (lambda: layers.Dense(0), "Dense: expected units to be a positive integer, got 0"),
         (lambda: layers.Dense(2.5), "positive integer, got 2.5"),
-        (lambda: layers.Conv2D(4, (3, 3, 3)), r"kernel_size to be one or two integers >= 1, got \(3, 3, 3\)"),
+        (
+            lambda: layers.Conv2D(4, (3, 3, 3)),
+            r"kernel_size to be one or two integers >= 1, got \(3, 3, 3\)",
+        ),
         (lambda: layers.Conv2D(4, 0), "kernel_size"),
         (lambda: layers.Conv2D(4, 3, strides=0), "strides"),
-        (lambda: layers.Conv2D(4, 3, strides=2, dilation_rate=2), "strides or dilation_rate to be 1"),
+        (
+            lambda: layers.Conv2D(4, 3, strides=2, dilation_rate=2),
+            "strides or dilation_rate to be 1",
+        ),
         (lambda: layers.Conv2D(4, 3, padding="causal"), "padding 'valid' or 'same', got 'causal'"),
         (lambda: layers.Conv2D(4, 3, groups=3), "groups to divide filters=4, got groups=3"),
-        (lambda: layers.Conv2D(4, 3, data_format="channels_first"), r"channels_last.*\(n, h, w, c\)"),
+        (
+            lambda: layers.Conv2D(4, 3, data_format="channels_first"),
+            r"channels_last.*\(n, h, w, c\)",
+        ),
         (lambda: layers.MaxPooling2D(data_format="nchw"), "channels_last"),
         (lambda: layers.Dense(4, kernel_constraint="max_norm"), "constraints are not supported"),
         (lambda: layers.Dense(4, dtype="float16"), "dtype 'float32' .*, got 'float16'"),
@@ -465,10 +540,23 @@ def test_bad_arguments(make, message):
 @pytest.mark.parametrize(
     ("layer", "shape", "message"),
     [
-        (lambda: layers.Dense(2), (3,), r"Dense '\w+': expected an input with at least 2 axes, got shape \(3,\)"),
+        (
+            lambda: layers.Dense(2),
+            (3,),
+            r"Dense '\w+': expected an input with at least 2 axes, got shape \(3,\)",
+        ),
         (lambda: layers.Conv2D(2, 3), (3, 8, 8), r"4 axes, got shape \(3, 8, 8\)"),
-        (lambda: layers.Conv2D(2, 3), (1, 2, 8, 1), "a window that spans 3 does not fit an image of size 2"),
-        (lambda: layers.Conv2D(2, 3, groups=2), (1, 8, 8, 3), "groups=2 to divide the channels, got 3"),
+        (
+            lambda: layers.Conv2D(2, 3),
+            (1, 2, 8, 1),
+            "a window that spans 3 does not fit an image of size 2",
+        ),
+        (
+            lambda: layers.Conv2D(2, 3, groups=2),
+            (1, 8, 8, 3),
+            "groups=2 to divide the channels, got 3",
+        ),
+        (lambda: layers.Conv2D(2, 3), (1, 8, 8, 0), "number of channels >= 1"),
         (lambda: layers.MaxPooling2D(), (3, 8), "4 axes"),
         (lambda: layers.Reshape((5,)), (2, 4), r"size of \(5,\), got shape \(2, 4\)"),
     ],
@@ -494,6 +582,30 @@ def test_inputs_of_any_kind():
         assert y.dtype == np.float32 and y.item() == 3
     assert layer(np.zeros((0, 2))).shape == (0, 1)
     assert layer(array((4, 4))[::2, ::2]).shape == (2, 1)
+
+
+def test_input_spec():
+    class Picky(layers.Layer):
+        def __init__(self, **spec):
+            super().__init__()
+            self.input_spec = layers.InputSpec(**spec)
+
+        def call(self, x):
+            return x
+
+    Picky(shape=(None, 3))(array((2, 3)))
+    Picky(ndim=2, allow_last_axis_squeeze=True)(array((2, 3, 1)))
+    Picky(ndim=2, allow_last_axis_squeeze=True)(array((2,)))
+    for spec in (
+        {"shape": (None, 4)},
+        {"ndim": 3},
+        {"max_ndim": 1},
+        {"min_ndim": 3},
+        {"axes": {1: 2}},
+    ):
+        with pytest.raises(ValueError, match="expected an input with"):
+            Picky(**spec)(array((2, 3)))
+    assert repr(layers.InputSpec(ndim=2, axes={-1: 3})) == "InputSpec(ndim=2, axes={-1: 3})"
 
 
 def test_forgotten_super_init():
@@ -551,7 +663,7 @@ def test_multiplied_weights_share_one_gradient():
     assert layer.kernel.grad.item() == 3
 
 
-# -- regularizers and losses ------------------------------------------------------------------------
+# -- regularizers and losses -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["L1", "L2", "L1L2"])
@@ -571,7 +683,11 @@ def test_regularizers(name):
 def test_layer_losses():
     def make(api):
         return api.Dense(
-            3, kernel_regularizer="l2", bias_regularizer="l1", activity_regularizer="l2", bias_initializer="ones"
+            3,
+            kernel_regularizer="l2",
+            bias_regularizer="l1",
+            activity_regularizer="l2",
+            bias_initializer="ones",
         )
 
     x = array((4, 5))
@@ -609,7 +725,50 @@ def test_added_losses_are_those_of_the_last_call():
     assert [loss.item() for loss in outer.losses] == [4.0, 4.0]
 
 
-# -- variables and settings -------------------------------------------------------------------------
+# -- signatures -----------------------------------------------------------------------------------
+
+MODULES = (
+    "layers",
+    "losses",
+    "metrics",
+    "optimizers",
+    "initializers",
+    "regularizers",
+    "activations",
+)
+NOT_OURS = {"lora_rank", "lora_alpha", "quantization_config", "overwrite_with_gradient"}
+
+
+def public_names():
+    for module in (*MODULES, "optimizers.schedules"):
+        ours = functools.reduce(getattr, module.split("."), tilegrad.keras)
+        theirs = functools.reduce(getattr, module.split("."), keras)
+        for name in dir(ours):
+            if name[0] != "_" and callable(getattr(ours, name)) and hasattr(theirs, name):
+                yield f"{module}.{name}"
+
+
+@pytest.mark.parametrize("name", list(public_names()))
+def test_signatures_are_those_of_keras(name):
+    ours, theirs = (
+        [
+            (p.name, p.default)
+            for p in inspect.signature(
+                functools.reduce(getattr, name.split("."), api)
+            ).parameters.values()
+            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
+        for api in (tilegrad.keras, keras)
+    )
+    if name == "layers.Layer":  # Keras hides its arguments behind a wrapper
+        return
+    missing = {n for n, _ in theirs} - {n for n, _ in ours}
+    assert missing <= NOT_OURS
+    known = {n for n, _ in theirs}
+    assert [p for p in ours if p[0] in known] == [p for p in theirs if p[0] not in missing]
+
+
+# -- variables and settings ------------------------------------------------------------------------
 
 
 def test_variable():
@@ -635,7 +794,7 @@ def test_variable():
 def test_settings():
     assert config.floatx() == keras_backend.floatx() == "float32"
     config.set_floatx("float32")
-    with pytest.raises(ValueError, match="expected 'float32'.*got 'float16'"):
+    with pytest.raises(ValueError, match=r"expected 'float32'.*got 'float16'"):
         config.set_floatx("float16")
     assert config.image_data_format() == "channels_last"
     with pytest.raises(ValueError, match="channels_last"):

@@ -77,12 +77,16 @@ def oracle_of(name, shape, weighted, settings):
 
 
 def compare(name, shape, weighted=None, **settings):
-    expected, oracle_config = oracle_of(name, shape, weighted, tuple(sorted(settings.items(), key=str)))
+    expected, oracle_config = oracle_of(
+        name, shape, weighted, tuple(sorted(settings.items(), key=str))
+    )
     y_true, y_pred = data(KINDS[name], shape)
     loss = getattr(losses, name)(**settings)
     y = loss(y_true, Tensor(y_pred), weights(weighted, shape[:-1]))
     length = int(np.prod(shape))
-    assert_agree(y.data, expected, length, magnitude=max(1.0, float(np.abs(expected).max(initial=0))))
+    assert_agree(
+        y.data, expected, length, magnitude=max(1.0, float(np.abs(expected).max(initial=0)))
+    )
     assert_configs(loss.get_config(), oracle_config)
     assert type(loss).from_config(loss.get_config()).get_config() == loss.get_config()
     return loss
@@ -130,7 +134,9 @@ def test_settings(name, settings, weighted):
 def test_gradients(name):
     y_true, y_pred = data(KINDS[name], (4, 3), 2)
     assert gradcheck(lambda p: getattr(losses, name)()(y_true, p), [y_pred])
-    assert gradcheck(lambda p: getattr(losses, name)(reduction="sum")(y_true, p, np.arange(4.0)), [y_pred])
+    assert gradcheck(
+        lambda p: getattr(losses, name)(reduction="sum")(y_true, p, np.arange(4.0)), [y_pred]
+    )
 
 
 @pytest.mark.parametrize("from_logits", [False, True])
@@ -168,7 +174,9 @@ def test_saturated_softmax_is_exact():
     assert smooth.item() == 1e4
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64", "uint64", "float32", "float64", "bool"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "int32", "int64", "uint64", "float32", "float64", "bool"]
+)
 @pytest.mark.parametrize("column", [False, True])
 def test_labels_of_any_type(dtype, column):
     labels = np.array([1, 0, 1], dtype)
@@ -205,7 +213,7 @@ def test_bad_shapes_and_arguments():
             loss(np.ones((3, 5)), np.full((3, 4), 0.25))
     with pytest.raises(ValueError, match="sparse_categorical_crossentropy"):
         losses.CategoricalCrossentropy()([1, 2, 3], np.full((3, 4), 0.25))
-    with pytest.raises(ValueError, match="expected reduction .*, got 'average'"):
+    with pytest.raises(ValueError, match=r"expected reduction .*, got 'average'"):
         losses.MeanSquaredError(reduction="average")
     with pytest.raises(ValueError, match="label_smoothing"):
         losses.BinaryCrossentropy(label_smoothing=2.0)
@@ -225,7 +233,9 @@ def test_shapes_that_differ_by_a_last_one():
 
 
 def test_empty_batch():
-    assert losses.MeanSquaredError(reduction="sum")(np.zeros((0, 3)), np.zeros((0, 3))).data.sum() == 0
+    assert (
+        losses.MeanSquaredError(reduction="sum")(np.zeros((0, 3)), np.zeros((0, 3))).data.sum() == 0
+    )
 
 
 def test_identifiers():

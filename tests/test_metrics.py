@@ -48,7 +48,15 @@ KINDS = {
     "F1Score": "onehot",
     "FBetaScore": "onehot",
 }
-COUNTS = ("Precision", "Recall", "TruePositives", "FalsePositives", "TrueNegatives", "FalseNegatives", "AUC")
+COUNTS = (
+    "Precision",
+    "Recall",
+    "TruePositives",
+    "FalsePositives",
+    "TrueNegatives",
+    "FalseNegatives",
+    "AUC",
+)
 
 
 def data(kind, n, classes, seed):
@@ -82,14 +90,20 @@ def compare(name, classes=5, weighted=False, **settings):
             weight = np.repeat(weight[:, None], classes, 1)
         ours.update_state(y_true, Tensor(y_pred, device="reference") if i else y_pred, weight)
         quiet(oracle.update_state, y_true, y_pred, weight)
-        np.testing.assert_allclose(ours.result(), np.asarray(quiet(oracle.result)), rtol=3e-5, atol=1e-6)
-    assert_configs(ours.get_config(), oracle.get_config(), ignore=("name",) if name == "AUC" else ())
+        np.testing.assert_allclose(
+            ours.result(), np.asarray(quiet(oracle.result)), rtol=3e-5, atol=1e-6
+        )
+    assert_configs(
+        ours.get_config(), oracle.get_config(), ignore=("name",) if name == "AUC" else ()
+    )
     assert type(ours).from_config(ours.get_config()).get_config() == ours.get_config()
     ours.reset_state()
     quiet(oracle.reset_state)
     if name not in ("F1Score", "FBetaScore"):
         np.testing.assert_array_equal(ours.result(), quiet(oracle.result))
-    assert getattr(ours, "_direction", None) == getattr(oracle, "_direction", getattr(ours, "_direction", None))
+    assert getattr(ours, "_direction", None) == getattr(
+        oracle, "_direction", getattr(ours, "_direction", None)
+    )
     return ours
 
 
@@ -139,7 +153,9 @@ def test_settings(name, settings):
 )
 def test_mean_and_sum(values, shape):
     values = np.array(values, np.float32)
-    weight = {"none": None, "scalar": 2.5, "same": np.arange(1.0, len(values) + 1)}.get(shape, np.ones((len(values), 1)))
+    weight = {"none": None, "scalar": 2.5, "same": np.arange(1.0, len(values) + 1)}.get(
+        shape, np.ones((len(values), 1))
+    )
     for kind in ("Mean", "Sum"):
         ours, oracle = getattr(metrics, kind)(), getattr(keras.metrics, kind)()
         for _ in range(2):
@@ -212,7 +228,7 @@ def test_identifiers():
     assert metrics.get("sparse_categorical_accuracy").name == "sparse_categorical_accuracy"
     assert isinstance(metrics.get(metrics.serialize(metrics.AUC(curve="PR"))), metrics.AUC)
     assert metrics.get(None) is None
-    with pytest.raises(ValueError, match="unknown metric 'acuracy'; expected one of .*accuracy"):
+    with pytest.raises(ValueError, match=r"unknown metric 'acuracy'; expected one of .*accuracy"):
         metrics.get("acuracy")
     for name in metrics._registry.names():
         assert metrics.get(name) is not None

@@ -1,4 +1,4 @@
-"""Optimizers: trajectories against Keras 3 and against the formulas in float64, and what surrounds a step."""
+"""Optimizers: trajectories against Keras 3 and float64 formulas, and what surrounds a step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def gradients(step):
 
 
 def variables():
-    return [Variable(w, name=name) for w, name in zip(start(), ("kernel", "bias", "gamma", "deep", "scalar"))]
+    return [
+        Variable(w, name=name)
+        for w, name in zip(start(), ("kernel", "bias", "gamma", "deep", "scalar"), strict=True)
+    ]
 
 
 def key(settings):
@@ -43,7 +46,9 @@ def oracle_trajectory(name, settings):
     settings = dict(settings)
     rate = settings.get("learning_rate")
     if isinstance(rate, schedules.LearningRateSchedule):
-        settings["learning_rate"] = getattr(keras.optimizers.schedules, type(rate).__name__)(**rate.get_config())
+        settings["learning_rate"] = getattr(keras.optimizers.schedules, type(rate).__name__)(
+            **rate.get_config()
+        )
     optimizer = getattr(keras.optimizers, name)(**settings)
     ws = [keras.Variable(w) for w in start()]
     steps = []
@@ -60,18 +65,22 @@ def compare(name, **settings):
     ws = variables()
     for step, expected in enumerate(steps):
         optimizer.apply(gradients(step), ws)
-        for w, e, w0 in zip(ws, expected, start()):
-            # relative to how far the weight has moved as well: Keras's 1 - beta^t loses digits in float32
-            np.testing.assert_allclose(w.data, e, rtol=2e-6, atol=1e-6 + 1e-4 * np.abs(e - w0).max())
+        for w, e, w0 in zip(ws, expected, start(), strict=True):
+            # relative to how far the weight moved, too: Keras's 1 - beta^t in float32 loses digits
+            np.testing.assert_allclose(
+                w.data, e, rtol=2e-6, atol=1e-6 + 1e-4 * np.abs(e - w0).max()
+            )
     optimizer.finalize_variable_values(ws)
-    for w, e in zip(ws, final):
+    for w, e in zip(ws, final, strict=True):
         np.testing.assert_allclose(w.data, e, rtol=1e-4, atol=1e-5)
     assert int(optimizer.iterations) == iterations
     assert_configs(optimizer.get_config(), config, ignore=("learning_rate", "name"))
     again = type(optimizer).from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()
     if not isinstance(settings.get("learning_rate"), schedules.LearningRateSchedule):
-        assert optimizer.get_config()["learning_rate"] == pytest.approx(config["learning_rate"], rel=1e-7)
+        assert optimizer.get_config()["learning_rate"] == pytest.approx(
+            config["learning_rate"], rel=1e-7
+        )
     return optimizer
 
 
@@ -100,7 +109,12 @@ COMMON = [
     {"gradient_accumulation_steps": 2, "global_clipnorm": 1.0, "weight_decay": 0.1},
     {"use_ema": True, "ema_momentum": 0.7},
     {"use_ema": True, "ema_momentum": 0.7, "ema_overwrite_frequency": 4},
-    {"use_ema": True, "ema_momentum": 0.7, "gradient_accumulation_steps": 2, "ema_overwrite_frequency": 2},
+    {
+        "use_ema": True,
+        "ema_momentum": 0.7,
+        "gradient_accumulation_steps": 2,
+        "ema_overwrite_frequency": 2,
+    },
     {"learning_rate": schedules.ExponentialDecay(0.1, 3, 0.5)},
     {"learning_rate": schedules.ExponentialDecay(0.1, 3, 0.5), "gradient_accumulation_steps": 2},
 ]
@@ -117,7 +131,7 @@ def test_common_arguments_against_keras(name, settings):
     compare(name, **settings)
 
 
-# -- the formulas in float64 ------------------------------------------------------------------------
+# -- the formulas in float64 -----------------------------------------------------------------------
 
 
 def sgd(w, g, s, t, lr=0.01, momentum=0.0, nesterov=False):
@@ -170,14 +184,14 @@ def test_rules_against_the_formulas(name, settings, rule, arguments):
         optimizer.apply(gs, ws)
         exact = [
             rule(w, g.astype(np.float64), s, step + 1, lr=lr, **arguments)
-            for w, g, s in zip(exact, gs, states)
+            for w, g, s in zip(exact, gs, states, strict=True)
         ]
-        for w, e in zip(ws, exact):
+        for w, e in zip(ws, exact, strict=True):
             allowed = 2.0**-23 * (step + 1) * 4 * (np.abs(e) + 0.05)
             assert (np.abs(w.data - e) <= allowed).all()
 
 
-# -- around a step ----------------------------------------------------------------------------------
+# -- around a step ---------------------------------------------------------------------------------
 
 
 def test_apply_takes_the_gradients_of_variables_and_clears_them():
@@ -208,7 +222,7 @@ def test_all_ways_to_pass_gradients_are_one():
         elif way == 1:
             optimizer.apply([Tensor(g)], (w,))
         elif way == 2:
-            optimizer.apply_gradients(zip([g.tolist()], [w]))
+            optimizer.apply_gradients(zip([g.tolist()], [w], strict=True))
         else:
             optimizer.build([w])
             optimizer.apply([g])
@@ -223,7 +237,7 @@ def test_variables_without_a_gradient_are_skipped_with_a_warning():
     before = [w.numpy() for w in ws]
     with pytest.warns(UserWarning, match="no gradient for bias, deep"):
         optimizer.apply([g if i not in (1, 3) else None for i, g in enumerate(grads)], ws)
-    moved = [(w.data != b).any() for w, b in zip(ws, before)]
+    moved = [(w.data != b).any() for w, b in zip(ws, before, strict=True)]
     assert moved == [True, False, True, False, True]
     optimizer.apply(grads[:2], ws[:2])  # a part of them
     with pytest.raises(ValueError, match="no gradient for any variable"):
@@ -263,15 +277,18 @@ def test_unknown_variables():
 
 
 def test_exclude_from_weight_decay():
-    optimizer, oracle = optimizers.AdamW(0.1, weight_decay=0.5), keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    optimizer, oracle = (
+        optimizers.AdamW(0.1, weight_decay=0.5),
+        keras.optimizers.AdamW(0.1, weight_decay=0.5),
+    )
     ws = variables()
-    ks = [keras.Variable(w, name=v.name) for w, v in zip(start(), ws)]
+    ks = [keras.Variable(w, name=v.name) for w, v in zip(start(), ws, strict=True)]
     optimizer.exclude_from_weight_decay(var_list=[ws[3]], var_names=["bias", "gamma"])
     oracle.exclude_from_weight_decay(var_list=[ks[3]], var_names=["bias", "gamma"])
     for step in range(3):
         optimizer.apply(gradients(step), ws)
         quiet(oracle.apply, gradients(step), ks)
-    for w, k in zip(ws, ks):
+    for w, k in zip(ws, ks, strict=True):
         np.testing.assert_allclose(w.data, quiet(k.numpy), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="before the first step"):
         optimizer.exclude_from_weight_decay(var_names=["kernel"])
@@ -310,19 +327,24 @@ def test_state_can_be_put_back():
     for step in range(3):
         optimizer.apply(gradients(step), ws)
     saved = [(kind, v.name, array.copy()) for kind, v, array in optimizer.state_arrays()]
-    assert [kind for kind, _, _ in saved[::5]] == ["momentum", "velocity", "velocity_hat", "average"]
+    assert [kind for kind, _, _ in saved[::5]] == [
+        "momentum",
+        "velocity",
+        "velocity_hat",
+        "average",
+    ]
     weights, other_ws = [w.numpy() for w in ws], variables()
     other = optimizers.Adam.from_config(optimizer.get_config())
     other.build(other_ws)
-    for v, w in zip(other_ws, weights):
+    for v, w in zip(other_ws, weights, strict=True):
         v.assign(w)
-    for (_, name, array), (_, v, target) in zip(saved, other.state_arrays()):
+    for (_, name, array), (_, v, target) in zip(saved, other.state_arrays(), strict=True):
         assert v.name == name
         target[...] = array
     other.iterations = int(optimizer.iterations)
     for o, vs in ((optimizer, ws), (other, other_ws)):
         o.apply(gradients(9), vs)
-    for a, b in zip(ws, other_ws):
+    for a, b in zip(ws, other_ws, strict=True):
         np.testing.assert_array_equal(a.data, b.data)
     names = [v.name for v in optimizer.variables]
     assert names[:3] == ["iteration", "learning_rate", "kernel_momentum"]
@@ -361,10 +383,16 @@ def test_a_rule_of_ones_own():
         (lambda: optimizers.AdamW(weight_decay=None), "weight_decay"),
         (lambda: optimizers.Adam(clipnorm=1.0, clipvalue=1.0), "one of clipnorm"),
         (lambda: optimizers.Adam(use_ema=True, ema_momentum=2.0), "ema_momentum"),
-        (lambda: optimizers.Adam(use_ema=True, ema_overwrite_frequency=0), "ema_overwrite_frequency"),
+        (
+            lambda: optimizers.Adam(use_ema=True, ema_overwrite_frequency=0),
+            "ema_overwrite_frequency",
+        ),
         (lambda: optimizers.Adam(gradient_accumulation_steps=1), "gradient_accumulation_steps"),
         (lambda: optimizers.Adam(lr=0.1), "Adam: unknown argument lr"),
-        (lambda: optimizers.get("adm"), "unknown optimizer 'adm'; expected one of adam, adamw, rmsprop, sgd"),
+        (
+            lambda: optimizers.get("adm"),
+            "unknown optimizer 'adm'; expected one of adam, adamw, rmsprop, sgd",
+        ),
         (lambda: optimizers.get(3), "name, a config or an Optimizer"),
         (lambda: schedules.ExponentialDecay(0.1, 0, 0.5), "decay_steps > 0"),
         (lambda: schedules.PiecewiseConstantDecay([1], [1.0]), "one value more"),
@@ -376,7 +404,12 @@ def test_bad_arguments(make, message):
 
 
 def test_identifiers():
-    for name, cls in (("Adam", "Adam"), ("sgd", "SGD"), ("RMSprop", "RMSprop"), ("rmsprop", "RMSprop")):
+    for name, cls in (
+        ("Adam", "Adam"),
+        ("sgd", "SGD"),
+        ("RMSprop", "RMSprop"),
+        ("rmsprop", "RMSprop"),
+    ):
         assert type(optimizers.get(name)).__name__ == cls
     optimizer = optimizers.Adam(schedules.CosineDecay(0.1, 10), clipnorm=2.0)
     again = optimizers.get(optimizers.serialize(optimizer))
@@ -386,23 +419,53 @@ def test_identifiers():
     assert isinstance(optimizers.get(optimizers.SGD), optimizers.SGD)
 
 
-# -- schedules --------------------------------------------------------------------------------------
+# -- schedules -------------------------------------------------------------------------------------
 
 
 @given(
     step=st.integers(0, 60),
     case=st.sampled_from(
         [
-            ("ExponentialDecay", {"initial_learning_rate": 0.3, "decay_steps": 7, "decay_rate": 0.4}),
-            ("ExponentialDecay", {"initial_learning_rate": 0.3, "decay_steps": 7, "decay_rate": 0.4, "staircase": True}),
-            ("InverseTimeDecay", {"initial_learning_rate": 0.3, "decay_steps": 7, "decay_rate": 0.4}),
-            ("InverseTimeDecay", {"initial_learning_rate": 0.3, "decay_steps": 7, "decay_rate": 0.4, "staircase": True}),
+            (
+                "ExponentialDecay",
+                {"initial_learning_rate": 0.3, "decay_steps": 7, "decay_rate": 0.4},
+            ),
+            (
+                "ExponentialDecay",
+                {
+                    "initial_learning_rate": 0.3,
+                    "decay_steps": 7,
+                    "decay_rate": 0.4,
+                    "staircase": True,
+                },
+            ),
+            (
+                "InverseTimeDecay",
+                {"initial_learning_rate": 0.3, "decay_steps": 7, "decay_rate": 0.4},
+            ),
+            (
+                "InverseTimeDecay",
+                {
+                    "initial_learning_rate": 0.3,
+                    "decay_steps": 7,
+                    "decay_rate": 0.4,
+                    "staircase": True,
+                },
+            ),
             ("PolynomialDecay", {"initial_learning_rate": 0.3, "decay_steps": 20}),
-            ("PolynomialDecay", {"initial_learning_rate": 0.3, "decay_steps": 9, "power": 0.5, "cycle": True}),
+            (
+                "PolynomialDecay",
+                {"initial_learning_rate": 0.3, "decay_steps": 9, "power": 0.5, "cycle": True},
+            ),
             ("CosineDecay", {"initial_learning_rate": 0.3, "decay_steps": 20, "alpha": 0.1}),
             (
                 "CosineDecay",
-                {"initial_learning_rate": 0.0, "decay_steps": 20, "warmup_target": 0.5, "warmup_steps": 10},
+                {
+                    "initial_learning_rate": 0.0,
+                    "decay_steps": 20,
+                    "warmup_target": 0.5,
+                    "warmup_steps": 10,
+                },
             ),
             ("PiecewiseConstantDecay", {"boundaries": [10, 30], "values": [1.0, 0.5, 0.1]}),
         ]

@@ -1,5 +1,4 @@
-// 2-D convolution (cross-correlation, as every framework has it), grouped, strided, dilated, zero
-// padded.
+// 2-D convolution (cross-correlation, as everywhere): grouped, strided, dilated, zero padded.
 #pragma once
 #include "activation.h"
 
@@ -15,19 +14,18 @@ struct Conv2dShape {
   int64_t stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
 };
 
-// y = act(conv(x, w) + b)              y (n, oh, ow, f)  x (n, h, w, c)  w (kh, kw, c / groups, f)
-//                                      b (f) or null; act up to elu
+// y = act(conv(x, w) + b)            y (n, oh, ow, f)  x (n, h, w, c)  w (kh, kw, c / groups, f)
+//                                    b (f) or null; act up to elu
 void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2dShape& s,
                     Activation act, float alpha, void* workspace);
 int64_t conv2d_forward_workspace(const Conv2dShape& s);
 
-// dx = sum over the windows with x     dx (n, h, w, c)  dy (n, oh, ow, f)  w (kh, kw, c / groups, f)
+// dx = sum over the windows with x   dx (n, h, w, c)  dy (n, oh, ow, f)  w (kh, kw, c / groups, f)
 void conv2d_backward_dx(float* dx, const float* dy, const float* w, const Conv2dShape& s,
                         void* workspace);
 int64_t conv2d_backward_dx_workspace(const Conv2dShape& s);
 
-// dw = sum over images and positions
-//                                dw (kh, kw, c / groups, f)  x (n, h, w, c)  dy (n, oh, ow, f)
+// dw = sum over windows              dw (kh, kw, c / groups, f)  x (n, h, w, c)  dy (n, oh, ow, f)
 void conv2d_backward_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s,
                         void* workspace);
 int64_t conv2d_backward_dw_workspace(const Conv2dShape& s);

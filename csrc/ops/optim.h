@@ -31,7 +31,8 @@ void sgd_update(const Parameter* parameters, int64_t count, StepOptions o, float
 void rmsprop_update(const Parameter* parameters, int64_t count, StepOptions o, double rho,
                     float momentum, float epsilon, bool centered);
 
-// m += (g - m) (1 - beta_1);  v += (g^2 - v) (1 - beta_2);  amsgrad: v_hat = max(v_hat, v) as v below
+// m += (g - m) (1 - beta_1);  v += (g^2 - v) (1 - beta_2)
+// amsgrad: v_hat = max(v_hat, v), which then stands for v
 // w -= alpha m / (sqrt(v) + epsilon), alpha = lr sqrt(1 - beta_2^step) / (1 - beta_1^step), step =
 // 1, 2, ... state: m, v, v_hat (amsgrad)
 void adam_update(const Parameter* parameters, int64_t count, StepOptions o, int64_t step,

@@ -1,7 +1,7 @@
 """Activation functions by name.
 
-Each takes a tensor (or an array) and returns a tensor of the same shape. Those in `FUSED` are computed
-inside dense and conv2d when a layer uses them with their default arguments.
+Each takes a tensor (or an array) and returns a tensor of the same shape. Those in `FUSED` are
+computed inside dense and conv2d when a layer uses them with their default arguments.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def celu(x, alpha=1.0):
 
 
 def selu(x):
-    """scale elu(x, alpha), which keeps mean 0 and variance 1 (Klambauer et al., arXiv:1706.02515)."""
+    """scale elu(x, alpha), keeps mean 0 and variance 1 (Klambauer et al., arXiv:1706.02515)."""
     return ops.elu(x, 1.6732632423543772) * 1.0507009873554805
 
 
@@ -179,7 +179,7 @@ def mish(x):
 
 
 def glu(x, axis=-1):
-    """a sigmoid(b), where a and b are the halves of x along `axis` (Dauphin et al., arXiv:1612.08083).
+    """a sigmoid(b), a and b the halves of x along `axis` (Dauphin et al., arXiv:1612.08083).
 
     Raises:
         ValueError: an odd size along `axis`.
@@ -190,7 +190,8 @@ def glu(x, axis=-1):
     if size % 2:
         raise ValueError(f"glu: expected an even size along axis {axis}, got shape {x.shape}")
     before = (slice(None),) * axis
-    return x[before + (slice(0, size // 2),)] * ops.sigmoid(x[before + (slice(size // 2, size),)])
+    first, second = slice(0, size // 2), slice(size // 2, size)
+    return x[(*before, first)] * ops.sigmoid(x[(*before, second)])
 
 
 def sparse_plus(x):
@@ -264,7 +265,9 @@ def serialize(activation):
         return layers.serialize(activation)
     name = getattr(activation, "__name__", None)
     if _registry.table.get(name) is not activation:
-        raise ValueError(f"activation: expected one of {', '.join(_registry.names())}, got {activation!r}")
+        raise ValueError(
+            f"activation: expected one of {', '.join(_registry.names())}, got {activation!r}"
+        )
     return name
 
 

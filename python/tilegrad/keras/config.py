@@ -52,7 +52,7 @@ def set_image_data_format(data_format: str) -> None:
 
 
 def check_data_format(what: str, data_format: str | None) -> str:
-    """``"channels_last"`` if `data_format` is that or None; a ValueError in `what`'s name otherwise."""
+    """``"channels_last"`` if `data_format` is that or None, else a ValueError in `what`'s name."""
     if data_format in (None, "channels_last"):
         return "channels_last"
     hint = "; transpose the images to (n, h, w, c)" if data_format == "channels_first" else ""

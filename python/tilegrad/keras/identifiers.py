@@ -1,4 +1,4 @@
-"""From a name, a config or a class to an object, and back: what every ``get`` and ``serialize`` share."""
+"""From a name, a config or a class to an object, and back: what all ``get``s share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Registry:
         aliases: further name -> class or function.
     """
 
-    def __init__(self, kind: str, module: str, classes: Iterable, functions: Iterable = (), aliases=None):
+    def __init__(
+        self, kind: str, module: str, classes: Iterable, functions: Iterable = (), aliases=None
+    ):
         self.kind = kind
         self.module = module
         self.table = {to_snake_case(cls.__name__): cls for cls in classes}
@@ -56,7 +58,9 @@ class Registry:
         """
         found = (custom_objects or {}).get(name, self.table.get(name))
         if found is None:
-            raise ValueError(f"unknown {self.kind} {name!r}; expected one of {', '.join(self.names())}")
+            raise ValueError(
+                f"unknown {self.kind} {name!r}; expected one of {', '.join(self.names())}"
+            )
         return found
 
     def get(self, identifier):
@@ -67,7 +71,9 @@ class Registry:
             return self.deserialize(identifier)
         if callable(identifier):
             return identifier() if inspect.isclass(identifier) else identifier
-        raise ValueError(f"{self.kind}: expected a name, a config or a callable, got {identifier!r}")
+        raise ValueError(
+            f"{self.kind}: expected a name, a config or a callable, got {identifier!r}"
+        )
 
     def deserialize(self, config, custom_objects: dict | None = None):
         """The object of a name or of a config as `serialize` gives it."""

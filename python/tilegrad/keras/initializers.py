@@ -1,9 +1,9 @@
 """Initial values of weights.
 
-An initializer is called with a shape and gives a float32 array. A random one gives the same values for
-the same seed and shape at each call; without a seed it draws one, when it is made, from the generator
-that `keras.utils.set_random_seed` restarts. Fans follow the weights' layout, output axis last: dense
-(fan_in, fan_out), convolution (kh, kw, fan_in / (kh kw), fan_out / (kh kw)).
+An initializer is called with a shape and gives a float32 array. A random one gives the same values
+for the same seed and shape at each call; without a seed it draws one, when it is made, from the
+generator that `keras.utils.set_random_seed` restarts. Fans follow the weights' layout, output axis
+last: dense (fan_in, fan_out), convolution (kh, kw, fan_in / (kh kw), fan_out / (kh kw)).
 """
 
 from __future__ import annotations
@@ -84,14 +84,16 @@ class Identity(Initializer):
 
 
 class RandomInitializer(Initializer):
-    """Base of those that draw: `seed` is an integer, a `SeedGenerator` (other values each call) or None."""
+    """Base of those that draw; a `SeedGenerator` as `seed` gives other values at each call."""
 
     def __init__(self, seed=None):
         if isinstance(seed, dict):
             seed = SeedGenerator.from_config(seed.get("config", seed))
         is_integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
         if seed is not None and not is_integer and not isinstance(seed, SeedGenerator):
-            raise ValueError(f"{type(self).__name__}: expected an integer seed or None, got {seed!r}")
+            raise ValueError(
+                f"{type(self).__name__}: expected an integer seed or None, got {seed!r}"
+            )
         self._seed = seed
         self.seed = next_seed() if seed is None else seed
 
@@ -145,7 +147,9 @@ class RandomUniform(RandomInitializer):
         self.maxval = maxval
 
     def __call__(self, shape, dtype=None):
-        return _uniform(self._generator(), shape, self.minval, self.maxval).astype(dtype or "float32")
+        return _uniform(self._generator(), shape, self.minval, self.maxval).astype(
+            dtype or "float32"
+        )
 
     def get_config(self):
         return {"minval": self.minval, "maxval": self.maxval} | super().get_config()
@@ -212,7 +216,10 @@ class VarianceScaling(RandomInitializer):
         return w.astype(dtype or "float32")
 
     def get_config(self):
-        config = super().get_config() | {"input_axes": self.input_axes, "output_axes": self.output_axes}
+        config = super().get_config() | {
+            "input_axes": self.input_axes,
+            "output_axes": self.output_axes,
+        }
         if type(self) is VarianceScaling:
             config |= {"scale": self.scale, "mode": self.mode, "distribution": self.distribution}
         return config
@@ -261,7 +268,7 @@ class LecunNormal(VarianceScaling):
 
 
 class Orthogonal(RandomInitializer):
-    """`gain` times orthonormal columns (or rows, where there are fewer) (Saxe et al., arXiv:1312.6120).
+    """`gain` times orthonormal columns, or rows if fewer (Saxe et al., arXiv:1312.6120).
 
     A shape of more than two axes counts as the matrix (all but the last, last).
 
@@ -275,7 +282,9 @@ class Orthogonal(RandomInitializer):
 
     def __call__(self, shape, dtype=None):
         if len(shape) < 2:
-            raise ValueError(f"Orthogonal: expected a shape of two axes or more, got {tuple(shape)}")
+            raise ValueError(
+                f"Orthogonal: expected a shape of two axes or more, got {tuple(shape)}"
+            )
         rows, cols = math.prod(shape[:-1]), shape[-1]
         tall = self._generator().standard_normal((max(rows, cols), min(rows, cols)))
         q, r = np.linalg.qr(tall)
@@ -347,7 +356,15 @@ _registry = Registry(
     "keras.initializers",
     (
         *(Constant, Zeros, Ones, Identity, RandomNormal, TruncatedNormal, RandomUniform),
-        *(VarianceScaling, GlorotUniform, GlorotNormal, HeUniform, HeNormal, LecunUniform, LecunNormal),
+        *(
+            VarianceScaling,
+            GlorotUniform,
+            GlorotNormal,
+            HeUniform,
+            HeNormal,
+            LecunUniform,
+            LecunNormal,
+        ),
         Orthogonal,
     ),
     aliases={

@@ -1,8 +1,8 @@
 """Losses: what training makes small.
 
-Notation: p = y_pred, t = y_true, eps = `keras.config.epsilon()`. A function gives one loss per sample,
-the mean (or sum) over the last axis; a class reduces those to a scalar, weighted if wanted. Gradients
-flow to y_pred alone.
+Notation: p = y_pred, t = y_true, eps = `keras.config.epsilon()`. A function gives one loss per
+sample, the mean (or sum) over the last axis; a class reduces those to a scalar, weighted if wanted.
+Gradients flow to y_pred alone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Loss:
     def __init__(self, name=None, reduction="sum_over_batch_size", dtype=None):
         if reduction not in _REDUCTIONS:
             expected = ", ".join(str(r) for r in _REDUCTIONS)
-            raise ValueError(f"{type(self).__name__}: expected reduction {expected}, got {reduction!r}")
+            raise ValueError(
+                f"{type(self).__name__}: expected reduction {expected}, got {reduction!r}"
+            )
         if dtype not in (None, "float32"):
             raise ValueError(f"{type(self).__name__}: expected dtype 'float32', got {dtype!r}")
         self.name = auto_name(type(self).__name__) if name is None else name
@@ -50,7 +52,7 @@ class Loss:
         Args:
             y_true: targets, array or tensor.
             y_pred: predictions.
-            sample_weight: factors that broadcast to the losses, one per sample as a rule; None is 1.
+            sample_weight: factors that broadcast to the losses, one per sample as a rule.
         """
         y_pred = _prediction(y_pred)
         return _reduce(self.call(y_true, y_pred), sample_weight, self.reduction)
@@ -230,9 +232,9 @@ class BinaryCrossentropy(LossFunctionWrapper):
 class CategoricalCrossentropy(LossFunctionWrapper):
     """-sum t log p over the classes.
 
-    Where y_pred is a softmax's output, the loss is computed from its logits, which stays exact where
-    the probabilities have saturated; other probabilities are divided by their sum and clipped to
-    [eps, 1 - eps].
+    Where y_pred is a softmax's output, the loss is computed from its logits, which stays exact
+    where the probabilities have saturated; other probabilities are divided by their sum and clipped
+    to [eps, 1 - eps].
 
     Args:
         from_logits: y_pred are logits.
@@ -297,7 +299,7 @@ class SparseCategoricalCrossentropy(LossFunctionWrapper):
         )
 
 
-# -- functions --------------------------------------------------------------------------------------
+# -- functions -------------------------------------------------------------------------------------
 
 
 def mean_squared_error(y_true, y_pred):
@@ -389,7 +391,8 @@ def binary_crossentropy(y_true, y_pred, from_logits=False, label_smoothing=0.0, 
     y_true, y_pred = _arrays(y_true, y_pred)
     if y_true.shape != y_pred.shape:
         raise ValueError(
-            f"binary_crossentropy: expected y_true of y_pred's shape {y_pred.shape}, got {y_true.shape}"
+            f"binary_crossentropy: expected y_true of y_pred's shape {y_pred.shape}, "
+            f"got {y_true.shape}"
         )
     if label_smoothing:
         y_true = y_true * (1 - label_smoothing) + 0.5 * label_smoothing
@@ -447,10 +450,12 @@ def sparse_categorical_crossentropy(y_true, y_pred, from_logits=False, ignore_cl
     return losses if valid is None else losses * valid.astype(np.float32)
 
 
-# -- one fused op for a whole batch -----------------------------------------------------------------
+# -- one fused op for a whole batch ----------------------------------------------------------------
 
 
-def _fused_sparse(y_true, y_pred, sample_weight, reduction, from_logits=False, ignore_class=None, axis=-1):
+def _fused_sparse(
+    y_true, y_pred, sample_weight, reduction, from_logits=False, ignore_class=None, axis=-1
+):
     """The reduced loss in one op for the common case, else None."""
     if y_pred.ndim != 2 or axis not in (-1, 1) or ignore_class is not None:
         return None
@@ -465,7 +470,9 @@ def _fused_sparse(y_true, y_pred, sample_weight, reduction, from_logits=False, i
     return ops.softmax_cross_entropy(logits, labels, weight, mode)
 
 
-def _fused_dense(y_true, y_pred, sample_weight, reduction, from_logits=False, label_smoothing=0.0, axis=-1):
+def _fused_dense(
+    y_true, y_pred, sample_weight, reduction, from_logits=False, label_smoothing=0.0, axis=-1
+):
     """The reduced loss in one op for the common case, else None."""
     if y_pred.ndim != 2 or axis not in (-1, 1) or y_pred.shape[1] == 1:
         return None
@@ -481,7 +488,13 @@ def _fused_dense(y_true, y_pred, sample_weight, reduction, from_logits=False, la
 
 
 def _fused_reduction(reduction):
-    modes = {"sum_over_batch_size": "mean", "mean": "mean", "sum": "sum", "none": "none", None: "none"}
+    modes = {
+        "sum_over_batch_size": "mean",
+        "mean": "mean",
+        "sum": "sum",
+        "none": "none",
+        None: "none",
+    }
     return modes.get(reduction)
 
 
@@ -495,11 +508,15 @@ def _fused_weight(sample_weight, logits):
     return weight if weight.shape == (len(logits),) else False
 
 
-# -- conversions and checks -------------------------------------------------------------------------
+# -- conversions and checks ------------------------------------------------------------------------
 
 
 def _prediction(y_pred) -> Tensor:
-    return y_pred if isinstance(y_pred, Tensor) and y_pred.dtype.kind == "f" else Tensor._coerce(y_pred)
+    return (
+        y_pred
+        if isinstance(y_pred, Tensor) and y_pred.dtype.kind == "f"
+        else Tensor._coerce(y_pred)
+    )
 
 
 def _array(y_true) -> np.ndarray:
@@ -573,8 +590,8 @@ def _labels(y_true, y_pred, axis) -> np.ndarray:
             labels = labels.reshape(labels.shape[:axis] + labels.shape[axis + 1 :])
         if labels.shape != expected:
             raise ValueError(
-                f"sparse_categorical_crossentropy: expected y_true of shape {expected} for y_pred of "
-                f"shape {y_pred.shape}, got {_array(y_true).shape}"
+                f"sparse_categorical_crossentropy: expected y_true of shape {expected} for y_pred "
+                f"of shape {y_pred.shape}, got {_array(y_true).shape}"
             )
     if labels.dtype.kind == "f":
         whole = np.trunc(labels) == labels
@@ -599,13 +616,19 @@ def _complain(labels, wrong, expected: str):
 
 
 def _class_axis(name: str, y_pred, axis) -> int:
-    if isinstance(axis, bool) or not isinstance(axis, int) or not -y_pred.ndim <= axis < y_pred.ndim:
-        raise ValueError(f"{name}: expected axis to be an axis of y_pred {y_pred.shape}, got {axis!r}")
+    if (
+        isinstance(axis, bool)
+        or not isinstance(axis, int)
+        or not -y_pred.ndim <= axis < y_pred.ndim
+    ):
+        raise ValueError(
+            f"{name}: expected axis to be an axis of y_pred {y_pred.shape}, got {axis!r}"
+        )
     return axis % y_pred.ndim
 
 
 def _logits(y_pred, from_logits, axis):
-    """The logits of y_pred, if it is (said to be) logits or a softmax over `axis` remembers them."""
+    """The logits of y_pred: itself, or what a softmax over the last axis remembers; else None."""
     if from_logits:
         return y_pred
     return y_pred.logits if axis == y_pred.ndim - 1 else None
@@ -655,9 +678,19 @@ _registry = Registry(
     "loss",
     "keras.losses",
     (
-        *(MeanSquaredError, MeanAbsoluteError, MeanAbsolutePercentageError, MeanSquaredLogarithmicError),
+        *(
+            MeanSquaredError,
+            MeanAbsoluteError,
+            MeanAbsolutePercentageError,
+            MeanSquaredLogarithmicError,
+        ),
         *(Huber, LogCosh, Hinge, SquaredHinge, CategoricalHinge, KLDivergence, Poisson),
-        *(CosineSimilarity, BinaryCrossentropy, CategoricalCrossentropy, SparseCategoricalCrossentropy),
+        *(
+            CosineSimilarity,
+            BinaryCrossentropy,
+            CategoricalCrossentropy,
+            SparseCategoricalCrossentropy,
+        ),
     ),
     (
         *(mean_squared_error, mean_absolute_error, mean_absolute_percentage_error),

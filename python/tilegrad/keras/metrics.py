@@ -1,8 +1,8 @@
 """Metrics: numbers that are shown and watched, not minimised.
 
-A metric gathers batches (`update_state`) and gives one float for all of them (`result`). Everything is
-plain NumPy. Notation: p = y_pred, t = y_true, w = sample_weight. Metrics with ``_direction`` "up" are
-better when larger, "down" when smaller; callbacks in mode "auto" go by that.
+A metric gathers batches (`update_state`) and gives one float for all of them (`result`). Everything
+is plain NumPy. Notation: p = y_pred, t = y_true, w = sample_weight. Metrics with ``_direction``
+"up" are better when larger, "down" when smaller; callbacks in mode "auto" go by that.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .variable import Variable
 class Metric:
     """Base: a subclass has ``update_state(y_true, y_pred, sample_weight=None)`` and ``result()``.
 
-    State may be any attributes that `reset_state` resets, or variables from `add_variable`, which the
-    default `reset_state` fills with zeros.
+    State may be any attributes that `reset_state` resets, or variables from `add_variable`, which
+    the default `reset_state` fills with zeros.
 
     Args:
         dtype: None or "float32", as Keras has it.
@@ -91,7 +91,7 @@ class Metric:
         return f"<{type(self).__name__} name={self.name}>"
 
 
-# -- means and sums ---------------------------------------------------------------------------------
+# -- means and sums --------------------------------------------------------------------------------
 
 
 class Sum(Metric):
@@ -166,7 +166,7 @@ class MeanMetricWrapper(Mean):
         return cls(**config)
 
 
-# -- accuracies -------------------------------------------------------------------------------------
+# -- accuracies ------------------------------------------------------------------------------------
 
 
 class Accuracy(MeanMetricWrapper):
@@ -224,7 +224,7 @@ class TopKCategoricalAccuracy(MeanMetricWrapper):
 
 
 class SparseTopKCategoricalAccuracy(MeanMetricWrapper):
-    """The share of samples whose t is among the k largest p (or first k ids, if p holds sorted ids)."""
+    """The share of samples whose t is among the k largest p, or the first k ids in p."""
 
     _direction = "up"
 
@@ -236,14 +236,14 @@ class SparseTopKCategoricalAccuracy(MeanMetricWrapper):
         )
 
 
-# -- errors -----------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
-class _Error(MeanMetricWrapper):
+class _Distance(MeanMetricWrapper):
     _direction = "down"
 
 
-class MeanSquaredError(_Error):
+class MeanSquaredError(_Distance):
     """mean (p - t)^2."""
 
     def __init__(self, name="mean_squared_error", dtype=None):
@@ -266,63 +266,63 @@ class RootMeanSquaredError(Mean):
         return super().result() ** 0.5
 
 
-class MeanAbsoluteError(_Error):
+class MeanAbsoluteError(_Distance):
     """mean |p - t|."""
 
     def __init__(self, name="mean_absolute_error", dtype=None):
         super().__init__(mean_absolute_error, name, dtype)
 
 
-class MeanAbsolutePercentageError(_Error):
+class MeanAbsolutePercentageError(_Distance):
     """100 mean |p - t| / max(|t|, eps)."""
 
     def __init__(self, name="mean_absolute_percentage_error", dtype=None):
         super().__init__(mean_absolute_percentage_error, name, dtype)
 
 
-class MeanSquaredLogarithmicError(_Error):
+class MeanSquaredLogarithmicError(_Distance):
     """mean (log(max(p, eps) + 1) - log(max(t, eps) + 1))^2."""
 
     def __init__(self, name="mean_squared_logarithmic_error", dtype=None):
         super().__init__(mean_squared_logarithmic_error, name, dtype)
 
 
-class LogCoshError(_Error):
+class LogCoshError(_Distance):
     """mean log cosh(p - t)."""
 
     def __init__(self, name="logcosh", dtype=None):
         super().__init__(log_cosh, name, dtype)
 
 
-class Hinge(_Error):
+class Hinge(_Distance):
     """mean max(1 - t p, 0)."""
 
     def __init__(self, name="hinge", dtype=None):
         super().__init__(hinge, name, dtype)
 
 
-class SquaredHinge(_Error):
+class SquaredHinge(_Distance):
     """mean max(1 - t p, 0)^2."""
 
     def __init__(self, name="squared_hinge", dtype=None):
         super().__init__(squared_hinge, name, dtype)
 
 
-class CategoricalHinge(_Error):
+class CategoricalHinge(_Distance):
     """max(max((1 - t) p) - sum t p + 1, 0)."""
 
     def __init__(self, name="categorical_hinge", dtype=None):
         super().__init__(categorical_hinge, name, dtype)
 
 
-class KLDivergence(_Error):
+class KLDivergence(_Distance):
     """sum t log(t / p)."""
 
     def __init__(self, name="kl_divergence", dtype=None):
         super().__init__(kl_divergence, name, dtype)
 
 
-class Poisson(_Error):
+class Poisson(_Distance):
     """mean p - t log(p + eps)."""
 
     def __init__(self, name="poisson", dtype=None):
@@ -338,22 +338,31 @@ class CosineSimilarity(MeanMetricWrapper):
         super().__init__(cosine_similarity, name, dtype, axis=axis)
 
 
-class BinaryCrossentropy(_Error):
+class BinaryCrossentropy(_Distance):
     """mean -t log p - (1 - t) log(1 - p)."""
 
     def __init__(
         self, name="binary_crossentropy", dtype=None, from_logits=False, label_smoothing=0
     ):
         super().__init__(
-            binary_crossentropy, name, dtype, from_logits=from_logits, label_smoothing=label_smoothing
+            binary_crossentropy,
+            name,
+            dtype,
+            from_logits=from_logits,
+            label_smoothing=label_smoothing,
         )
 
 
-class CategoricalCrossentropy(_Error):
+class CategoricalCrossentropy(_Distance):
     """-sum t log p."""
 
     def __init__(
-        self, name="categorical_crossentropy", dtype=None, from_logits=False, label_smoothing=0, axis=-1
+        self,
+        name="categorical_crossentropy",
+        dtype=None,
+        from_logits=False,
+        label_smoothing=0,
+        axis=-1,
     ):
         super().__init__(
             categorical_crossentropy,
@@ -365,8 +374,8 @@ class CategoricalCrossentropy(_Error):
         )
 
 
-class SparseCategoricalCrossentropy(_Error):
-    """-log p[t]; a sample whose t is `ignore_class` counts with 0 (in the loss it does not count)."""
+class SparseCategoricalCrossentropy(_Distance):
+    """-log p[t]; where t is `ignore_class` a sample counts as 0 (as a loss it does not count)."""
 
     def __init__(
         self,
@@ -386,7 +395,7 @@ class SparseCategoricalCrossentropy(_Error):
         )
 
 
-# -- decisions --------------------------------------------------------------------------------------
+# -- decisions -------------------------------------------------------------------------------------
 
 
 class _Confusion(Metric):
@@ -433,7 +442,11 @@ class _Confusion(Metric):
         return float(value[0]) if len(value) == 1 else value
 
     def get_config(self):
-        settings = {"thresholds": self.init_thresholds, "top_k": self.top_k, "class_id": self.class_id}
+        settings = {
+            "thresholds": self.init_thresholds,
+            "top_k": self.top_k,
+            "class_id": self.class_id,
+        }
         return super().get_config() | settings
 
 
@@ -541,7 +554,9 @@ class AUC(_Confusion):
             raise ValueError("AUC: multi_label is not supported; use one AUC per label")
         if thresholds is None:
             if num_thresholds < 2:
-                raise ValueError(f"AUC: expected num_thresholds of at least 2, got {num_thresholds}")
+                raise ValueError(
+                    f"AUC: expected num_thresholds of at least 2, got {num_thresholds}"
+                )
             inner = [(i + 1) / (num_thresholds - 1) for i in range(num_thresholds - 2)]
         else:
             inner = sorted(float(t) for t in thresholds)
@@ -585,7 +600,7 @@ class AUC(_Confusion):
         return float(np.sum((x[:-1] - x[1:]) * heights))
 
     def _interpolated_pr(self, tp, fp):
-        """tp and fp, not precision, are linear between thresholds (Davis and Goadrich, ICML 2006)."""
+        """tp and fp, not precision, are linear in between (Davis and Goadrich, ICML 2006)."""
         positives = tp + fp
         d_tp, d_p = tp[:-1] - tp[1:], positives[:-1] - positives[1:]
         slope = _divide(d_tp, np.maximum(d_p, 0))
@@ -630,11 +645,15 @@ class FBetaScore(Metric):
         super().__init__(dtype, name)
         cls = type(self).__name__
         if average not in (None, "micro", "macro", "weighted"):
-            raise ValueError(f"{cls}: expected average None, micro, macro or weighted, got {average!r}")
+            raise ValueError(
+                f"{cls}: expected average None, micro, macro or weighted, got {average!r}"
+            )
         if not isinstance(beta, float) or beta <= 0:
             raise ValueError(f"{cls}: expected beta to be a float > 0, got {beta!r}")
         if threshold is not None and not (isinstance(threshold, float) and 0 < threshold <= 1):
-            raise ValueError(f"{cls}: expected threshold to be a float in (0, 1], got {threshold!r}")
+            raise ValueError(
+                f"{cls}: expected threshold to be a float in (0, 1], got {threshold!r}"
+            )
         self.average = average
         self.beta = beta
         self.threshold = threshold
@@ -654,7 +673,9 @@ class FBetaScore(Metric):
             decision = (y_pred == y_pred.max(-1, keepdims=True)) & (abs(y_pred) > 1e-9)
         else:
             decision = y_pred > self.threshold
-        weight = 1.0 if sample_weight is None else _array(sample_weight).astype(float).reshape(-1, 1)
+        weight = (
+            1.0 if sample_weight is None else _array(sample_weight).astype(float).reshape(-1, 1)
+        )
         axis = None if self.average == "micro" else 0
         actual, decision = y_true.astype(float), decision.astype(float)
         counts = np.array(
@@ -696,7 +717,7 @@ class F1Score(FBetaScore):
         return config
 
 
-# -- functions: one value per sample ----------------------------------------------------------------
+# -- functions: one value per sample ---------------------------------------------------------------
 
 
 def accuracy(y_true, y_pred):
@@ -709,7 +730,11 @@ def binary_accuracy(y_true, y_pred, threshold=0.5):
     """The share of t == (p > threshold) along the last axis."""
     y_true, y_pred = _same_rank(_array(y_true), _array(y_pred))
     right = y_true == (y_pred > (0.5 if threshold is None else threshold))
-    return right[..., 0].astype(np.float32) if right.shape[-1:] == (1,) else right.mean(-1, dtype=np.float32)
+    return (
+        right[..., 0].astype(np.float32)
+        if right.shape[-1:] == (1,)
+        else right.mean(-1, dtype=np.float32)
+    )
 
 
 def categorical_accuracy(y_true, y_pred):
@@ -756,7 +781,9 @@ def mean_absolute_error(y_true, y_pred):
 def mean_absolute_percentage_error(y_true, y_pred):
     """100 mean |p - t| / max(|t|, eps) along the last axis."""
     y_true, y_pred = _pair(y_true, y_pred)
-    return 100 * (np.abs(y_pred - y_true) / np.maximum(np.abs(y_true), np.float32(epsilon()))).mean(-1)
+    return 100 * (np.abs(y_pred - y_true) / np.maximum(np.abs(y_true), np.float32(epsilon()))).mean(
+        -1
+    )
 
 
 def mean_squared_logarithmic_error(y_true, y_pred):
@@ -814,7 +841,7 @@ def cosine_similarity(y_true, y_pred, axis=-1):
     """sum t p / (|t| |p|) along `axis`."""
     y_true, y_pred = _pair(y_true, y_pred)
     length = [np.sqrt(np.square(y).sum(axis, keepdims=True)) for y in (y_true, y_pred)]
-    unit = [y / np.maximum(n, epsilon()) for y, n in zip((y_true, y_pred), length)]
+    unit = [y / np.maximum(n, epsilon()) for y, n in zip((y_true, y_pred), length, strict=True)]
     return (unit[0] * unit[1]).sum(axis)
 
 
@@ -860,7 +887,7 @@ def sparse_categorical_crossentropy(y_true, y_pred, from_logits=False, ignore_cl
     return np.where(valid, -own, 0)
 
 
-# -- conversions ------------------------------------------------------------------------------------
+# -- conversions -----------------------------------------------------------------------------------
 
 
 def _array(x) -> np.ndarray:
@@ -891,11 +918,13 @@ def _same_rank(a, b):
 def _labels(y_true, y_pred, axis):
     """Labels without the axis of size 1 that stands for the classes."""
     labels = _array(y_true)
-    return labels.squeeze(axis) if labels.ndim == y_pred.ndim and labels.shape[axis] == 1 else labels
+    return (
+        labels.squeeze(axis) if labels.ndim == y_pred.ndim and labels.shape[axis] == 1 else labels
+    )
 
 
 def _weigh(values, weight, reduce=np.mean) -> tuple[float, float]:
-    """sum w x and sum w, where a weight that has fewer axes than x weighs x reduced over the other axes."""
+    """sum w x and sum w; a weight with fewer axes than x weighs x reduced over the other axes."""
     values = _array(values)
     if weight is None:
         return float(values.sum(dtype=np.float64)), float(values.size)
@@ -907,7 +936,8 @@ def _weigh(values, weight, reduce=np.mean) -> tuple[float, float]:
         weight = np.broadcast_to(weight, np.broadcast_shapes(weight.shape, values.shape))
     except ValueError:
         raise ValueError(
-            f"sample_weight: expected a shape that fits values of shape {values.shape}, got {weight.shape}"
+            f"sample_weight: expected a shape that fits values of shape {values.shape}, "
+            f"got {weight.shape}"
         ) from None
     return float((values * weight).sum()), float(weight.sum())
 

@@ -27,7 +27,7 @@ def next_seed() -> int:
 def mix(seed: int, counter: int) -> int:
     """A well-spread 64-bit integer that depends on nothing but `seed` and `counter`.
 
-    The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) over the state seed + counter * gamma.
+    The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) of seed + counter * gamma.
     """
     mask = (1 << 64) - 1
     z = (seed + (counter + 1) * 0x9E3779B97F4A7C15) & mask

@@ -86,7 +86,7 @@ _registry = Registry(
 
 
 def get(identifier):
-    """The regularizer of a name ("l1", "l2", "l1_l2"), a config, a class, a callable or None (None)."""
+    """The regularizer of a name ("l1", "l2", "l1_l2"), a config, a class, a callable or None."""
     return _registry.get(identifier)
 
 

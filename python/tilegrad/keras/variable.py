@@ -32,7 +32,7 @@ class Variable(Tensor):
     array([2., 3.], dtype=float32)
     """
 
-    __slots__ = ("name", "path", "regularizer", "created_trainable", "_trainable")
+    __slots__ = ("_trainable", "created_trainable", "name", "path", "regularizer")
 
     def __init__(self, initializer, shape=None, dtype=None, trainable=True, name=None):
         if callable(initializer) and not isinstance(initializer, Tensor):
@@ -42,10 +42,14 @@ class Variable(Tensor):
         else:
             value = np.asarray(initializer)
         if shape is not None and value.shape != tuple(shape):
-            raise ValueError(f"Variable: expected a value of shape {tuple(shape)}, got {value.shape}")
+            raise ValueError(
+                f"Variable: expected a value of shape {tuple(shape)}, got {value.shape}"
+            )
         dtype = np.dtype(dtype or ("float32" if value.dtype.kind == "f" else value.dtype))
         if dtype.kind == "f" and dtype != np.float32:
-            raise ValueError(f"Variable: expected dtype float32, an integer type or bool, got {dtype}")
+            raise ValueError(
+                f"Variable: expected dtype float32, an integer type or bool, got {dtype}"
+            )
         device = backend.default_device()
         own = backend.get(device).empty(value.shape, dtype)
         own[...] = value

@@ -51,7 +51,16 @@ _registry = Registry(
     "keras.layers",
     (
         *(Activation, AveragePooling2D, Conv2D, Dense, DepthwiseConv2D, Dropout, Flatten),
-        *(GlobalAveragePooling2D, Identity, InputLayer, LeakyReLU, MaxPooling2D, ReLU, Reshape, Softmax),
+        *(
+            GlobalAveragePooling2D,
+            Identity,
+            InputLayer,
+            LeakyReLU,
+            MaxPooling2D,
+            ReLU,
+            Reshape,
+            Softmax,
+        ),
     ),
 )
 

@@ -50,7 +50,9 @@ class ReLU(Layer):
 
     def __init__(self, max_value=None, negative_slope=0.0, threshold=0.0, **kwargs):
         super().__init__(**kwargs)
-        self.max_value = None if max_value is None else _not_negative("ReLU", "max_value", max_value)
+        self.max_value = (
+            None if max_value is None else _not_negative("ReLU", "max_value", max_value)
+        )
         self.negative_slope = _not_negative("ReLU", "negative_slope", negative_slope)
         self.threshold = _not_negative("ReLU", "threshold", threshold)
 
@@ -128,4 +130,4 @@ class Softmax(Layer):
 def _not_negative(cls: str, what: str, value) -> float:
     if value is None or isinstance(value, bool) or not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{cls}: expected a finite {what} >= 0, got {value!r}")
-    return value
+    return float(value)

@@ -1,7 +1,8 @@
 """`Layer`: weights, and a call that maps tensors to tensors.
 
-A layer is built, that is, gets its weights, when it first sees an input. The layers that are running
-form a stack per thread; it tells a layer whether it trains, and names weights by where they live.
+A layer is built, that is, gets its weights, when it first sees an input. The layers that are
+running form a stack per thread; it tells a layer whether it trains, and names weights by where they
+live.
 """
 
 from __future__ import annotations
@@ -35,24 +36,45 @@ class InputSpec:
     """What a layer expects of its input.
 
     Args:
-        dtype: accepted, as Keras has it; inputs are converted.
+        dtype, name: for the reader, as in Keras; inputs are converted.
         shape: sizes with None for any.
         ndim, max_ndim, min_ndim: number of axes.
         axes: axis -> size.
+        allow_last_axis_squeeze: a last axis of size 1 may be there or not.
+        optional: None is accepted.
     """
 
-    def __init__(self, dtype=None, shape=None, ndim=None, max_ndim=None, min_ndim=None, axes=None):
+    def __init__(
+        self,
+        dtype=None,
+        shape=None,
+        ndim=None,
+        max_ndim=None,
+        min_ndim=None,
+        axes=None,
+        allow_last_axis_squeeze=False,
+        name=None,
+        optional=False,
+    ):
         self.dtype = dtype
         self.shape = None if shape is None else tuple(shape)
         self.ndim = ndim if shape is None else len(self.shape)
         self.max_ndim = max_ndim
         self.min_ndim = min_ndim
         self.axes = dict(axes or {})
+        self.allow_last_axis_squeeze = allow_last_axis_squeeze
+        self.name = name
+        self.optional = optional
         if shape is not None:
             self.axes |= {axis: size for axis, size in enumerate(self.shape) if size is not None}
 
     def check(self, layer: Layer, shape) -> None:
         """Raise a ValueError that names `layer` unless `shape` fits; sizes of None fit."""
+        if self.allow_last_axis_squeeze and self.ndim is not None:
+            if len(shape) == self.ndim + 1 and shape[-1] == 1:
+                shape = shape[:-1]
+            elif len(shape) == self.ndim - 1:
+                shape = (*shape, 1)
         ndim = len(shape)
         expected = None
         if self.ndim is not None and ndim != self.ndim:
@@ -72,7 +94,7 @@ class InputSpec:
             )
 
     def __repr__(self) -> str:
-        given = {k: v for k, v in vars(self).items() if v not in (None, {})}
+        given = {k: v for k, v in vars(self).items() if v not in (None, {}, False)}
         return f"InputSpec({', '.join(f'{k}={v}' for k, v in given.items())})"
 
 
@@ -106,23 +128,23 @@ class Layer:
     """Base of all layers and models.
 
     A subclass makes its weights in ``build(self, input_shape)`` with `add_weight` (or holds other
-    layers), and computes in ``call(self, inputs)``; if `call` has a parameter ``training``, it is told
-    whether the model trains. Variables and layers that it keeps as attributes, also in lists and
-    dicts, count as its own.
+    layers), and computes in ``call(self, inputs)``; if `call` has a parameter ``training``, it is
+    told whether the model trains. Variables and layers that it keeps as attributes, also in lists
+    and dicts, count as its own.
 
     Args:
         name: snake_case class name and a counter by default.
         trainable: False freezes the weights.
         dtype: None or "float32".
-        activity_regularizer: penalty on the output, divided by the batch size and added to the loss.
-        input_shape: shape of one sample, for the first layer of a `Sequential`; `Input` is preferred.
+        activity_regularizer: penalty on the output, over the batch size, added to the loss.
+        input_shape: shape of one sample, for the first layer of a `Sequential`.
 
     Raises:
         ValueError: an unknown keyword argument, another dtype.
 
     >>> class Scale(Layer):
     ...     def build(self, input_shape):
-    ...         self.factor = self.add_weight(name="factor", shape=input_shape[-1:], initializer="ones")
+    ...         self.factor = self.add_weight(input_shape[-1:], "ones", name="factor")
     ...     def call(self, inputs):
     ...         return inputs * self.factor
     >>> layer = Scale()
@@ -153,7 +175,14 @@ class Layer:
             cls._training_default = None if empty else training.default
 
     def __init__(
-        self, *, name=None, trainable=True, dtype=None, activity_regularizer=None, autocast=True, **kwargs
+        self,
+        *,
+        name=None,
+        trainable=True,
+        dtype=None,
+        activity_regularizer=None,
+        autocast=True,
+        **kwargs,
     ):
         cls = type(self).__name__
         shape = kwargs.pop("input_shape", None)
@@ -171,8 +200,8 @@ class Layer:
         _check_dtype(cls, dtype)
         if shape is not None:
             warnings.warn(
-                f"{cls}: input_shape is accepted, but an Input(shape) as the first item of the Sequential "
-                "model says the same more clearly",
+                f"{cls}: input_shape is accepted, but an Input(shape) as the first item of the "
+                "Sequential model says the same more clearly",
                 stacklevel=_constructor_depth(self),
             )
             self._input_shape_arg = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -186,7 +215,7 @@ class Layer:
         self._call_losses: list[Tensor] = []
         self._building = False
 
-    # -- calling ------------------------------------------------------------------------------------
+    # -- calling -----------------------------------------------------------------------------------
 
     def __call__(self, inputs, *args, training=None, **kwargs):
         """Build if needed, then `call`.
@@ -238,7 +267,8 @@ class Layer:
             if isinstance(self.input_spec, InputSpec):
                 raise ValueError(f"{self._label()}: expected one input, got {len(inputs)}")
             for spec, x in zip(self.input_spec, inputs, strict=True):
-                spec.check(self, x.shape)
+                if x is not None or not spec.optional:
+                    spec.check(self, x.shape)
         else:
             self.input_spec.check(self, inputs.shape)
 
@@ -264,7 +294,7 @@ class Layer:
     def _label(self) -> str:
         return f"{type(self).__name__} '{self.name}'"
 
-    # -- building -----------------------------------------------------------------------------------
+    # -- building ----------------------------------------------------------------------------------
 
     def build(self, input_shape=None):
         """Make the weights; a subclass that has none needs no build."""
@@ -284,10 +314,12 @@ class Layer:
         initializer=None,
         dtype=None,
         trainable=True,
+        autocast=True,
         regularizer=None,
         constraint=None,
+        aggregation=None,
+        layout=None,
         name=None,
-        **_ignored,
     ) -> Variable:
         """A new variable of this layer.
 
@@ -299,6 +331,7 @@ class Layer:
             regularizer: penalty on it, added to the loss.
             constraint: not supported, must be None.
             name: the last part of its path.
+            autocast, aggregation, layout: without effect here; Keras has them.
         """
         if self.built is None:
             raise RuntimeError(f"{type(self).__name__}: call super().__init__() before add_weight")
@@ -321,7 +354,7 @@ class Layer:
         self._weights.append(variable)
         return variable
 
-    # -- weights ------------------------------------------------------------------------------------
+    # -- weights -----------------------------------------------------------------------------------
 
     def _own_variables(self) -> list[Variable]:
         found = dict.fromkeys(self._weights)
@@ -407,7 +440,7 @@ class Layer:
         """Overwrite all weights, given as a list of arrays in the order of `weights`.
 
         Raises:
-            ValueError: another number of arrays, or an array of another shape; nothing is written then.
+            ValueError: another number of arrays, or another shape; nothing is written then.
         """
         variables, weights = self.weights, list(weights)
         if len(variables) != len(weights):
@@ -415,13 +448,13 @@ class Layer:
                 f"{self._label()} set_weights: expected {len(variables)} arrays "
                 f"({', '.join(v.path for v in variables)}), got {len(weights)}"
             )
-        for variable, value in zip(variables, weights):
+        for variable, value in zip(variables, weights, strict=True):
             if np.shape(value) != variable.shape:
                 raise ValueError(
-                    f"{self._label()} set_weights: expected {variable.path} of shape {variable.shape}, "
-                    f"got {np.shape(value)}"
+                    f"{self._label()} set_weights: expected {variable.path} of shape "
+                    f"{variable.shape}, got {np.shape(value)}"
                 )
-        for variable, value in zip(variables, weights):
+        for variable, value in zip(variables, weights, strict=True):
             variable.assign(value)
 
     def count_params(self) -> int:
@@ -431,10 +464,12 @@ class Layer:
             ValueError: the layer is not built.
         """
         if not self.built:
-            raise ValueError(f"{self._label()} count_params: not built yet; call it or build(input_shape)")
+            raise ValueError(
+                f"{self._label()} count_params: not built yet; call it or build(input_shape)"
+            )
         return sum(v.size for v in self.weights)
 
-    # -- losses -------------------------------------------------------------------------------------
+    # -- losses ------------------------------------------------------------------------------------
 
     def add_loss(self, loss) -> None:
         """Add a scalar tensor (or a list of them), computed in `call`, to the model's loss."""
@@ -454,7 +489,7 @@ class Layer:
             layer._call_losses.clear()
             _calls.with_losses.discard(layer)
 
-    # -- description --------------------------------------------------------------------------------
+    # -- description -------------------------------------------------------------------------------
 
     @property
     def dtype(self) -> str:
@@ -481,7 +516,8 @@ class Layer:
         def sample(shape):
             if None in shape[1:]:
                 raise ValueError(
-                    f"{self._label()} compute_output_shape: expected all sizes but the batch's, got {shape}"
+                    f"{self._label()} compute_output_shape: expected all sizes but the batch's, "
+                    f"got {shape}"
                 )
             batches.append(shape[0])
             return Tensor(np.zeros((1, *shape[1:]), np.float32))
@@ -492,7 +528,7 @@ class Layer:
         return _map_shapes(lambda shape: (batches[0], *shape[1:]), _shapes(outputs))
 
     def flops(self, input_shape) -> int:
-        """Floating-point operations of the forward pass for one sample of an input of `input_shape`.
+        """Floating-point operations of the forward pass for one sample of `input_shape`.
 
         Counted are the multiplications and additions of matrix products and convolutions, two per
         weight and position; everything else is 0.
@@ -525,7 +561,7 @@ class Layer:
             arguments |= arguments.pop("kwargs", {})
             if not all(_is_plain(value) for value in arguments.values()):
                 raise NotImplementedError(
-                    f"{type(self).__name__} needs a get_config() that returns its constructor's arguments"
+                    f"{type(self).__name__} needs a get_config() that returns its arguments"
                 )
             config |= arguments
         return config
@@ -540,12 +576,14 @@ class Layer:
 
 
 def _tracked_build(build):
-    """`build` with its layer on the stack, so that weights get their path; marks the layer built."""
+    """`build` with its layer on the stack, for the weights' paths; marks the layer built."""
 
     @functools.wraps(build)
     def tracked(self, *args, **kwargs):
         if self.built is None:
-            raise RuntimeError(f"{type(self).__name__}: __init__ must call super().__init__() first")
+            raise RuntimeError(
+                f"{type(self).__name__}: __init__ must call super().__init__() first"
+            )
         if self._building:  # super().build(...)
             return build(self, *args, **kwargs)
         stack = _calls.stack
@@ -574,11 +612,13 @@ def _check_dtype(cls: str, dtype) -> None:
 def check_constraint(what: str, constraint) -> None:
     """Constraints are not supported: a ValueError unless it is None."""
     if constraint is not None:
-        raise ValueError(f"{what}: constraints are not supported, expected None, got {constraint!r}")
+        raise ValueError(
+            f"{what}: constraints are not supported, expected None, got {constraint!r}"
+        )
 
 
 class Fused:
-    """A layer's activation, fused into its op where a kernel can do that, applied after it otherwise."""
+    """A layer's activation: fused into its op where a kernel can do that, else applied after it."""
 
     def __init__(self, identifier):
         self.function = activations.get(identifier)
@@ -591,7 +631,7 @@ class Fused:
 
 
 def _constructor_depth(layer: Layer) -> int:
-    """The stacklevel with which a warning in `Layer.__init__` points at the line that makes the layer."""
+    """The stacklevel that makes a warning in `Layer.__init__` point at the constructor's caller."""
     frame, depth = sys._getframe(1), 1
     while frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is layer:
         frame, depth = frame.f_back, depth + 1
@@ -602,6 +642,8 @@ def _found(value, kind):
     """Objects of class `kind` in a value that may be a nested list, tuple or dict."""
     if isinstance(value, kind):
         yield value
+    elif isinstance(value, Fused):
+        yield from _found(value.function, kind)
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _found(item, kind)
@@ -623,7 +665,7 @@ def _as_tensors(x):
 
 
 def _in_float32(x: Tensor) -> Tensor:
-    """A float64 tensor (device "reference") as the weights need it; gradients do not cross types."""
+    """A float64 tensor (device "reference") as the weights need it, if no gradient is lost."""
     return x if x.requires_grad else Tensor(x.data.astype(np.float32), device=x.device)
 
 
@@ -678,7 +720,9 @@ def window_pair(cls: str, what: str, value, least: int = 1) -> tuple[int, int]:
     except (TypeError, ValueError):
         pair = None
     if pair is None or len(pair) != 2 or not all(isinstance(s, int) and s >= least for s in pair):
-        raise ValueError(f"{cls}: expected {what} to be one or two integers >= {least}, got {value!r}")
+        raise ValueError(
+            f"{cls}: expected {what} to be one or two integers >= {least}, got {value!r}"
+        )
     return pair
 
 
@@ -697,7 +741,9 @@ def window_output(label: str, size, window: int, stride: int, padding: str, dila
         return -(-size // stride)
     reach = (window - 1) * dilation + 1
     if size < reach:
-        raise ValueError(f"{label}: a window that spans {reach} does not fit an image of size {size}")
+        raise ValueError(
+            f"{label}: a window that spans {reach} does not fit an image of size {size}"
+        )
     return (size - reach) // stride + 1
 
 

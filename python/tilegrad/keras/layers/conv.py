@@ -19,7 +19,7 @@ from .base import (
 
 
 class _Conv2D(Layer):
-    """What `Conv2D` and `DepthwiseConv2D` share: window arguments, output shape, bias, activation."""
+    """What both convolutions share: window arguments, output shape, bias, activation."""
 
     _weight = "kernel"  # what the arguments call the weight
 
@@ -78,8 +78,10 @@ class _Conv2D(Layer):
     def build(self, input_shape):
         self.input_spec.check(self, input_shape)
         channels = input_shape[-1]
-        if channels is None:
-            raise ValueError(f"{self._label()}: expected a known number of channels, got {input_shape}")
+        if not channels:
+            raise ValueError(
+                f"{self._label()}: expected a known number of channels >= 1, got shape {input_shape}"
+            )
         shape = self._weight_shape(channels)
         self.compute_output_shape(input_shape)
         self.kernel = self.add_weight(
@@ -96,7 +98,7 @@ class _Conv2D(Layer):
 
     def compute_output_shape(self, input_shape):
         n, h, w, channels = input_shape
-        window = zip((h, w), self.kernel_size, self.strides, self.dilation_rate)
+        window = zip((h, w), self.kernel_size, self.strides, self.dilation_rate, strict=True)
         h, w = (window_output(self._label(), s, k, t, self.padding, d) for s, k, t, d in window)
         return n, h, w, self._output_channels(channels)
 
@@ -141,11 +143,12 @@ class Conv2D(_Conv2D):
         kernel_constraint, bias_constraint: not supported, must be None.
 
     Shapes:
-        x (n, h, w, c), kernel (kh, kw, c / groups, filters), bias (filters), y (n, oh, ow, filters).
+        x (n, h, w, c), kernel (kh, kw, c / groups, filters), bias (filters),
+        y (n, oh, ow, filters).
 
     Raises:
-        ValueError: a bad argument, channels or filters that groups does not divide, an input that is
-            not (n, h, w, c) or smaller than the window.
+        ValueError: a bad argument, channels or filters that groups does not divide, an input that
+            is not (n, h, w, c) or smaller than the window.
 
     >>> layer = Conv2D(4, 3, activation="relu")
     >>> layer(__import__("numpy").zeros((2, 8, 8, 3))).shape
@@ -193,7 +196,8 @@ class Conv2D(_Conv2D):
         self.groups = positive_int("Conv2D", "groups", groups)
         if self.filters % self.groups:
             raise ValueError(
-                f"Conv2D: expected groups to divide filters={self.filters}, got groups={self.groups}"
+                f"Conv2D: expected groups to divide filters={self.filters}, "
+                f"got groups={self.groups}"
             )
 
     @property
@@ -210,7 +214,8 @@ class Conv2D(_Conv2D):
     def _weight_shape(self, channels):
         if channels % self.groups:
             raise ValueError(
-                f"{self._label()}: expected groups={self.groups} to divide the channels, got {channels}"
+                f"{self._label()}: expected groups={self.groups} to divide the channels, "
+                f"got {channels}"
             )
         return (*self.kernel_size, channels // self.groups, self.filters)
 
@@ -234,7 +239,7 @@ class Conv2D(_Conv2D):
 
 
 class DepthwiseConv2D(_Conv2D):
-    """Convolution of each channel with its own `depth_multiplier` kernels, plus bias and activation.
+    """Convolution of each channel with kernels of its own, plus bias and activation.
 
     Args:
         kernel_size: window, one integer or (height, width).
@@ -250,7 +255,8 @@ class DepthwiseConv2D(_Conv2D):
         depthwise_constraint, bias_constraint: not supported, must be None.
 
     Shapes:
-        x (n, h, w, c), kernel (kh, kw, c, m), bias (c m), y (n, oh, ow, c m); channel i makes i m ... i m + m - 1.
+        x (n, h, w, c), kernel (kh, kw, c, m), bias (c m), y (n, oh, ow, c m);
+        channel i of x makes channels i m ... i m + m - 1 of y.
 
     Raises:
         ValueError: a bad argument, an input that is not (n, h, w, c) or smaller than the window.
@@ -298,7 +304,9 @@ class DepthwiseConv2D(_Conv2D):
             bias_constraint=bias_constraint,
             **kwargs,
         )
-        self.depth_multiplier = positive_int("DepthwiseConv2D", "depth_multiplier", depth_multiplier)
+        self.depth_multiplier = positive_int(
+            "DepthwiseConv2D", "depth_multiplier", depth_multiplier
+        )
 
     @property
     def depthwise_initializer(self):

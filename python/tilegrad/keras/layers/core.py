@@ -59,7 +59,8 @@ class InputLayer(Layer):
         for size in batch_shape:
             if size is not None and (not isinstance(size, (int, np.integer)) or size < 0):
                 raise ValueError(
-                    f"InputLayer: expected sizes to be None or integers >= 0, got {tuple(batch_shape)}"
+                    f"InputLayer: expected sizes to be None or integers >= 0, "
+                    f"got {tuple(batch_shape)}"
                 )
         self.batch_shape = tuple(None if size is None else int(size) for size in batch_shape)
         self._dtype = np.dtype(dtype or "float32").name
@@ -104,7 +105,9 @@ def Input(  # noqa: N802
     >>> Input((28, 28, 1)).shape
     (None, 28, 28, 1)
     """
-    layer = InputLayer(shape, batch_size, dtype, sparse, ragged, batch_shape, tensor, optional, name)
+    layer = InputLayer(
+        shape, batch_size, dtype, sparse, ragged, batch_shape, tensor, optional, name
+    )
     return layer.output
 
 
@@ -168,7 +171,9 @@ class Dense(Layer):
         self.input_spec.check(self, input_shape)
         channels = input_shape[-1]
         if channels is None:
-            raise ValueError(f"{self._label()}: expected a known size of the last axis, got {input_shape}")
+            raise ValueError(
+                f"{self._label()}: expected a known size of the last axis, got {input_shape}"
+            )
         self.kernel = self.add_weight(
             (channels, self.units),
             self.kernel_initializer,

@@ -21,7 +21,7 @@ class _Pooling2D(Layer):
 
     def compute_output_shape(self, input_shape):
         n, h, w, c = input_shape
-        window = zip((h, w), self.pool_size, self.strides)
+        window = zip((h, w), self.pool_size, self.strides, strict=True)
         h, w = (window_output(self._label(), s, k, t, self.padding) for s, k, t in window)
         return n, h, w, c
 

@@ -11,10 +11,11 @@ from .base import Layer
 
 
 class Dropout(Layer):
-    """While training, set a random share `rate` of the elements to 0 and scale the rest by 1 / (1 - rate).
+    """While training, set a random share of the elements to 0 and scale the rest up.
 
-    The mask of a call depends on the layer's seed and on how many training calls came before, so a run
-    after `keras.utils.set_random_seed` repeats itself (Srivastava et al., JMLR 15, 2014).
+    y = x / (1 - rate) where kept, else 0 (Srivastava et al., JMLR 15, 2014). The mask depends on
+    the layer's seed and on how many training calls came before, so a run after
+    `keras.utils.set_random_seed` repeats itself.
 
     Args:
         rate: share to drop, in [0, 1].
@@ -33,9 +34,13 @@ class Dropout(Layer):
 
     def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
         super().__init__(**kwargs)
-        if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or not 0 <= rate <= 1:
+        if (
+            isinstance(rate, bool)
+            or not isinstance(rate, (int, float, np.number))
+            or not 0 <= rate <= 1
+        ):
             raise ValueError(f"Dropout: expected rate in [0, 1], got {rate!r}")
-        self.rate = rate
+        self.rate = float(rate)
         self.noise_shape = _check_noise_shape(noise_shape)
         self.seed = seed
         self.seed_generator = SeedGenerator(seed)
@@ -50,10 +55,10 @@ class Dropout(Layer):
             return ops.dropout(inputs, self.rate, seed)
         if len(self.noise_shape) != inputs.ndim:
             raise ValueError(
-                f"{self._label()}: expected an input of {len(self.noise_shape)} axes, as noise_shape "
-                f"{self.noise_shape} has, got shape {inputs.shape}"
+                f"{self._label()}: expected an input of {len(self.noise_shape)} axes, "
+                f"as noise_shape {self.noise_shape} has, got shape {inputs.shape}"
             )
-        shape = [size or x for size, x in zip(self.noise_shape, inputs.shape)]
+        shape = [size or x for size, x in zip(self.noise_shape, inputs.shape, strict=True)]
         ones = Tensor(np.ones(shape, np.float32), device=inputs.device)
         return inputs * ops.dropout(ones, self.rate, seed)
 
@@ -75,5 +80,7 @@ def _check_noise_shape(shape):
         size is None or (isinstance(size, int) and size > 0) for size in shape
     )
     if bad:
-        raise ValueError(f"Dropout: expected noise_shape of positive integers and None, got {shape!r}")
+        raise ValueError(
+            f"Dropout: expected noise_shape of positive integers and None, got {shape!r}"
+        )
     return tuple(shape)

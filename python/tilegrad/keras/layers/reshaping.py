@@ -26,7 +26,8 @@ class Flatten(Layer):
         super().__init__(**kwargs)
         if data_format not in (None, "channels_last", "channels_first"):
             raise ValueError(
-                f"Flatten: expected data_format 'channels_last' or 'channels_first', got {data_format!r}"
+                "Flatten: expected data_format 'channels_last' or 'channels_first', "
+                f"got {data_format!r}"
             )
         self.data_format = data_format or "channels_last"
         self.input_spec = InputSpec(min_ndim=1)
@@ -70,7 +71,8 @@ class Reshape(Layer):
             ) from None
         if self.target_shape.count(-1) > 1 or min(self.target_shape, default=0) < -1:
             raise ValueError(
-                f"Reshape: expected sizes >= 0 and at most one -1, got target_shape={self.target_shape}"
+                "Reshape: expected sizes >= 0 and at most one -1, "
+                f"got target_shape={self.target_shape}"
             )
 
     def call(self, inputs):

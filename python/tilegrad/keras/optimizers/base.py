@@ -1,4 +1,4 @@
-"""`Optimizer`: what all update rules share, from gradients to one kernel call for all parameters."""
+"""`Optimizer`: what all rules share, from gradients to one kernel call for all parameters."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Optimizer:
     """Base of all optimizers.
 
     A step multiplies the gradients by 1 / loss_scale_factor, clips them, shrinks the weights by
-    ``learning_rate * weight_decay`` times themselves, and applies the rule. A subclass names its state in
-    `state_names` and calls its kernel in `update`; or, slower and in plain Python, it defines ``build``
-    and ``update_step(gradient, variable, learning_rate)`` as in Keras.
+    ``learning_rate * weight_decay`` times themselves, and applies the rule. A subclass names its
+    state in `state_names` and calls its kernel in `update`; or, slower and in plain Python, it
+    defines ``build`` and ``update_step(gradient, variable, learning_rate)`` as in Keras.
 
     Args:
         learning_rate: a number, a `LearningRateSchedule`, or a callable without arguments.
@@ -34,8 +34,8 @@ class Optimizer:
         global_clipnorm: the norm of all gradients together is at most this.
         use_ema: keep an exponential moving average of the weights.
         ema_momentum: average = ema_momentum average + (1 - ema_momentum) weight.
-        ema_overwrite_frequency: replace the weights by the average every so many steps; None: only in
-            `finalize_variable_values`.
+        ema_overwrite_frequency: replace the weights by the average every so many steps; None: only
+            in `finalize_variable_values`.
         loss_scale_factor: what `scale_loss` multiplies by and `apply` divides by.
         gradient_accumulation_steps: update at every n-th call only, with the mean of n gradients.
         name: snake_case class name and a counter by default.
@@ -61,7 +61,9 @@ class Optimizer:
     ):
         cls = type(self).__name__
         if kwargs:
-            raise ValueError(f"{cls}: unknown argument{'s'[: len(kwargs) > 1]} {', '.join(sorted(kwargs))}")
+            raise ValueError(
+                f"{cls}: unknown argument{'s'[: len(kwargs) > 1]} {', '.join(sorted(kwargs))}"
+            )
         if sum(x is not None for x in (clipnorm, clipvalue, global_clipnorm)) > 1:
             raise ValueError(
                 f"{cls}: expected one of clipnorm, clipvalue and global_clipnorm at most, "
@@ -74,7 +76,9 @@ class Optimizer:
             ("gradient_accumulation_steps", gradient_accumulation_steps, 2),
         ):
             if value is not None and (not isinstance(value, int) or value < least):
-                raise ValueError(f"{cls}: expected {what} to be an integer >= {least}, got {value!r}")
+                raise ValueError(
+                    f"{cls}: expected {what} to be an integer >= {least}, got {value!r}"
+                )
         self.name = auto_name(cls) if name is None else name
         self.weight_decay = weight_decay
         self.clipnorm = clipnorm
@@ -98,7 +102,7 @@ class Optimizer:
         self._state: dict[str, list[Variable]] = {}
         self._added: list[Variable] = []
 
-    # -- state --------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------
 
     def state_names(self) -> tuple[str, ...]:
         """The kinds of state that the rule keeps per parameter, in the kernel's order."""
@@ -111,6 +115,11 @@ class Optimizer:
         if len(self._index) != len(self._parameters):
             raise ValueError(f"{self.name}: expected each variable once, got some of them twice")
         self._names = tuple(self.state_names())
+        devices = {v.device for v in self._parameters}
+        if len(devices) > 1:
+            raise ValueError(
+                f"{self.name}: expected variables on one device, got {sorted(devices)}"
+            )
         names = list(self._names)
         if self.use_ema:
             names.append("average")
@@ -141,22 +150,27 @@ class Optimizer:
     def variables(self) -> list[Variable]:
         """The whole state: iteration, learning rate, then each kind for all parameters."""
         rate = [self._learning_rate] if isinstance(self._learning_rate, Variable) else []
-        return [self._iterations, *rate, *(v for kind in self._state.values() for v in kind), *self._added]
+        return [
+            self._iterations,
+            *rate,
+            *(v for kind in self._state.values() for v in kind),
+            *self._added,
+        ]
 
     def state_arrays(self) -> list[tuple[str, Variable, np.ndarray]]:
-        """(kind of state, parameter, array) for a checkpoint; the arrays are the state itself, not copies.
+        """(kind, parameter, array) for a checkpoint; the arrays are the state, not copies.
 
         With `iterations` and the learning rate in `get_config` they are all that a step depends on.
         """
         return [
             (kind, parameter, state.data)
             for kind, states in self._state.items()
-            for parameter, state in zip(self._parameters, states)
+            for parameter, state in zip(self._parameters, states, strict=True)
         ]
 
     @property
     def iterations(self):
-        """How many steps were made; calls that only accumulated gradients do not count. May be set."""
+        """How many steps were made, not counting mere accumulation of gradients. May be set."""
         if self.gradient_accumulation_steps:
             return int(self._iterations) // self.gradient_accumulation_steps
         return self._iterations
@@ -195,18 +209,19 @@ class Optimizer:
             return float(self._learning_rate(int(self._iterations)))
         return float(self._learning_rate())
 
-    # -- one step -----------------------------------------------------------------------------------
+    # -- one step ----------------------------------------------------------------------------------
 
     def apply(self, grads=None, trainable_variables=None) -> None:
         """One step.
 
         Args:
-            grads: a gradient (tensor, array or None) per variable. Left out, or given variables instead,
-                it takes the variables' own ``grad`` and clears it, so that a loop needs no zero_grad.
+            grads: a gradient (tensor, array or None) per variable. Left out, or given variables
+                instead, it takes the variables' own ``grad`` and clears it, so that a loop needs no
+                zero_grad.
             trainable_variables: the variables to change; those of the first call by default.
 
         Raises:
-            ValueError: no gradient at all, or one of another shape; a variable not seen at the first call.
+            ValueError: no gradient at all, or one of another shape; a variable not seen before.
 
         >>> from tilegrad.keras import Variable, optimizers
         >>> w = Variable([3.0])
@@ -235,11 +250,14 @@ class Optimizer:
             raise ValueError(f"{self.name}: expected {len(variables)} gradients, got {len(grads)}")
         if any(g is None for g in grads):
             grads, variables = self._with_gradient(grads, variables)
-        arrays = [np.asarray(g.data if isinstance(g, Tensor) else g, np.float32, order="C") for g in grads]
-        for v, g in zip(variables, arrays):
+        arrays = [
+            np.asarray(g.data if isinstance(g, Tensor) else g, np.float32, order="C") for g in grads
+        ]
+        for v, g in zip(variables, arrays, strict=True):
             if g.shape != v.data.shape:
                 raise ValueError(
-                    f"{self.name}: expected a gradient of shape {v.shape} for {v.path}, got {g.shape}"
+                    f"{self.name}: expected a gradient of shape {v.shape} for {v.path}, "
+                    f"got {g.shape}"
                 )
         if variables == self._parameters:
             index = None
@@ -256,7 +274,7 @@ class Optimizer:
 
     def apply_gradients(self, grads_and_vars) -> None:
         """`apply` for (gradient, variable) pairs."""
-        grads, variables = zip(*grads_and_vars)
+        grads, variables = zip(*grads_and_vars, strict=True)
         self.apply(grads, variables)
 
     def scale_loss(self, loss):
@@ -265,10 +283,10 @@ class Optimizer:
 
     def _with_gradient(self, grads, variables):
         """Drop the variables without a gradient, with a warning."""
-        pairs = [(g, v) for g, v in zip(grads, variables) if g is not None]
+        pairs = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
         if not pairs:
             raise ValueError(f"{self.name}: no gradient for any variable; was backward called?")
-        missing = ", ".join(v.path for g, v in zip(grads, variables) if g is None)
+        missing = ", ".join(v.path for g, v in zip(grads, variables, strict=True) if g is None)
         warnings.warn(
             f"{self.name}: no gradient for {missing}; the loss does not depend on it", stacklevel=3
         )
@@ -280,7 +298,9 @@ class Optimizer:
     def _arrays(self, variables, index):
         """What the kernels take: the variables' arrays, and the state's, one list per kind."""
         kinds = [self._state[name] for name in self._names]
-        return [v.data for v in variables], [[v.data for v in self._pick(kind, index)] for kind in kinds]
+        return [v.data for v in variables], [
+            [v.data for v in self._pick(kind, index)] for kind in kinds
+        ]
 
     def _step(self, variables, grads, index) -> None:
         k = backend.get(variables[0].device)
@@ -288,7 +308,7 @@ class Optimizer:
         sums = None
         if self.gradient_accumulation_steps:
             sums = [v.data for v in self._pick(self._state["gradient_accumulator"], index)]
-            for total, g in zip(sums, grads):
+            for total, g in zip(sums, grads, strict=True):
                 k.binary_forward(total, total, g, _ADD)
             if (int(self._iterations) + 1) % self.gradient_accumulation_steps:
                 return
@@ -322,18 +342,23 @@ class Optimizer:
         """Apply the rule to all variables; by default, `update_step` for each.
 
         Args:
-            k: the backend. variables, grads: those that have a gradient. index: their positions in the
-                state, None for all. scale, decay: (len(variables)) float32. rate: the learning rate.
-                clip: the largest absolute value of a scaled gradient.
+            k: the backend.
+            variables, grads: those that have a gradient.
+            index: their positions in the state, None for all.
+            scale, decay: gradient multiplier and weight decay of each, float32.
+            rate: the learning rate.
+            clip: the largest absolute value of a scaled gradient.
         """
-        for variable, g, s, d in zip(variables, grads, scale, decay):
+        for variable, g, s, d in zip(variables, grads, scale, decay, strict=True):
             g = np.clip(g * s, -clip, clip)
             if d:
                 variable.assign(variable.data * np.float32(1 - d * rate))
             self.update_step(Tensor(g, device=variable.device), variable, rate)
 
     def update_step(self, gradient, variable, learning_rate):
-        raise NotImplementedError(f"{type(self).__name__} has no update_step(gradient, variable, learning_rate)")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no update_step(gradient, variable, learning_rate)"
+        )
 
     def assign(self, variable, value) -> None:
         """variable = value, for `update_step`."""
@@ -347,10 +372,10 @@ class Optimizer:
         """variable -= value, for `update_step`."""
         variable.assign_sub(value)
 
-    # -- weight decay and averages ------------------------------------------------------------------
+    # -- weight decay and averages -----------------------------------------------------------------
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None) -> None:
-        """Leave some variables without weight decay: those listed, and those whose name has a part listed.
+        """Leave variables without weight decay: those listed, and those named with a listed word.
 
         Raises:
             ValueError: the optimizer is built already.
@@ -367,7 +392,7 @@ class Optimizer:
     def _average(self) -> None:
         iterations = int(self.iterations)
         momentum = np.float32(self.ema_momentum if iterations else 0)
-        for v, average in zip(self._parameters, self._state["average"]):
+        for v, average in zip(self._parameters, self._state["average"], strict=True):
             average.data *= momentum
             average.data += (1 - momentum) * v.data
         if self.ema_overwrite_frequency and (iterations + 1) % self.ema_overwrite_frequency == 0:
@@ -383,7 +408,7 @@ class Optimizer:
         for v in var_list:
             v.assign(self._state["average"][self._index[v]])
 
-    # -- description --------------------------------------------------------------------------------
+    # -- description -------------------------------------------------------------------------------
 
     def get_config(self) -> dict:
         """The constructor's arguments."""
@@ -393,7 +418,9 @@ class Optimizer:
         elif isinstance(rate, Variable):
             rate = float(rate.data)
         else:
-            raise NotImplementedError(f"{self.name}: a learning rate from a function cannot be saved")
+            raise NotImplementedError(
+                f"{self.name}: a learning rate from a function cannot be saved"
+            )
         return {
             "name": self.name,
             "learning_rate": rate,
@@ -426,5 +453,7 @@ def _number(what: str, value) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, (str, bool)) or not math.isfinite(number):
-        raise ValueError(f"{what}: expected a finite number, a schedule or a callable, got {value!r}")
+        raise ValueError(
+            f"{what}: expected a finite number, a schedule or a callable, got {value!r}"
+        )
     return number

@@ -1,4 +1,4 @@
-"""SGD, RMSprop, Adam and AdamW: Keras 3's rules, signatures and defaults; csrc/ops/optim.h has the formulas."""
+"""SGD, RMSprop, Adam and AdamW with Keras 3's rules; the kernels' contract: csrc/ops/optim.h."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .base import Optimizer
 class SGD(Optimizer):
     """Gradient descent, with momentum if wanted.
 
-    v = momentum v - lr g;  w += v, or with nesterov w += momentum v - lr g;  without momentum w -= lr g
+    w -= lr g;  with momentum v = momentum v - lr g, w += v;  nesterov: w += momentum v - lr g
 
     Args:
         learning_rate: lr.
@@ -72,9 +72,10 @@ class SGD(Optimizer):
 
 
 class RMSprop(Optimizer):
-    """Divide the gradient by a running root mean square of its size (Hinton, Coursera lecture 6e, 2012).
+    """Divide the gradient by its running root mean square (Hinton, Coursera lecture 6e, 2012).
 
-    v = rho v + (1 - rho) g^2;  u = lr g / sqrt(v + epsilon);  m = momentum m + u;  w -= m (w -= u without)
+    v = rho v + (1 - rho) g^2;  u = lr g / sqrt(v + epsilon);  w -= u
+    momentum: m = momentum m + u, w -= m
     centered: a = rho a + (1 - rho) g, and v - a^2 stands for v in the root
 
     Args:
@@ -216,7 +217,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay, w -= lr weight_decay w (Loshchilov and Hutter, arXiv:1711.05101).
+    """Adam after w -= lr weight_decay w, decoupled decay (Loshchilov, Hutter, arXiv:1711.05101).
 
     Raises:
         ValueError: a bad argument, weight_decay None.
@@ -242,7 +243,9 @@ class AdamW(Adam):
         **kwargs,
     ):
         if weight_decay is None:
-            raise ValueError("AdamW: expected weight_decay to be a number, got None; Adam goes without")
+            raise ValueError(
+                "AdamW: expected weight_decay to be a number, got None; Adam goes without"
+            )
         super().__init__(
             learning_rate,
             beta_1,

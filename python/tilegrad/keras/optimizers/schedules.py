@@ -1,4 +1,4 @@
-"""Learning rates that depend on the step: called with the number of steps done, they give a float."""
+"""Learning rates that depend on the step: called with the steps done, they give a float."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class _Decay(LearningRateSchedule):
 
     def __init__(self, initial_learning_rate, decay_steps, name):
         if not decay_steps > 0:
-            raise ValueError(f"{type(self).__name__}: expected decay_steps > 0, got {decay_steps!r}")
+            raise ValueError(
+                f"{type(self).__name__}: expected decay_steps > 0, got {decay_steps!r}"
+            )
         self.initial_learning_rate = initial_learning_rate
         self.decay_steps = decay_steps
         self.name = name
@@ -60,7 +62,9 @@ class ExponentialDecay(_Decay):
 
     def __call__(self, step):
         p = int(step) / self.decay_steps
-        return self.initial_learning_rate * self.decay_rate ** (math.floor(p) if self.staircase else p)
+        return self.initial_learning_rate * self.decay_rate ** (
+            math.floor(p) if self.staircase else p
+        )
 
     def get_config(self):
         return super().get_config() | {"decay_rate": self.decay_rate, "staircase": self.staircase}
@@ -83,7 +87,9 @@ class InverseTimeDecay(_Decay):
 
     def __call__(self, step):
         p = int(step) / self.decay_steps
-        return self.initial_learning_rate / (1 + self.decay_rate * (math.floor(p) if self.staircase else p))
+        return self.initial_learning_rate / (
+            1 + self.decay_rate * (math.floor(p) if self.staircase else p)
+        )
 
     def get_config(self):
         return super().get_config() | {"decay_rate": self.decay_rate, "staircase": self.staircase}
@@ -119,12 +125,16 @@ class PolynomialDecay(_Decay):
         return span * (1 - p) ** self.power + self.end_learning_rate
 
     def get_config(self):
-        settings = {"end_learning_rate": self.end_learning_rate, "power": self.power, "cycle": self.cycle}
+        settings = {
+            "end_learning_rate": self.end_learning_rate,
+            "power": self.power,
+            "cycle": self.cycle,
+        }
         return super().get_config() | settings
 
 
 class CosineDecay(_Decay):
-    """Down half a cosine from the initial rate to alpha times it (Loshchilov and Hutter, arXiv:1608.03983).
+    """Half a cosine down from the initial rate to alpha times it (arXiv:1608.03983).
 
     Args:
         initial_learning_rate: the first rate.

@@ -1,10 +1,9 @@
 """What goes into a model's file: weights by name, the optimizer's state, the configuration.
 
-A file is safetensors: ``conv2d/kernel`` and so on in the order of the layers, optimizer state under
-``@optimizer/``, and in the metadata (strings) ``format``, ``format_version``, ``content``
-("weights" or "model"), and for a model ``config``, ``compile`` and ``optimizer`` as JSON. Classes
-in a configuration are looked up in the fixed tables of this package; nothing is imported or
-executed by name.
+A file is safetensors: ``conv2d/kernel`` and so on, optimizer state under ``@optimizer/``, and in
+the metadata (strings) ``format``, ``format_version``, ``content`` ("weights" or "model"), and for
+a model ``config``, ``compile`` and ``optimizer`` as JSON. Classes in a configuration are looked up
+in the fixed tables of this package; nothing is imported or executed by name.
 """
 
 from __future__ import annotations
