@@ -1,9 +1,10 @@
-"""One epoch of the small MNIST CNN: tilegrad's `fit` and PyTorch's eager loop, in turn, equal threads.
+"""An epoch of the small MNIST CNN: tilegrad's `fit` and PyTorch eager in turn, equal threads.
 
     python benchmarks/bench_train.py [--batch 32] [--rounds 3] [--threads 2] [--images 60000]
 
 PyTorch runs channels first and channels last, the images on hand as one float32 tensor, Adam with
-`fused=True`; its best setting is the peer. Prints seconds per epoch and the median of paired ratios.
+`fused=True`; its best setting is the peer. Prints seconds per epoch and the median of paired
+ratios.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def main() -> None:
     mine = seconds["tilegrad fit"]
     for name, theirs in seconds.items():
         ratio = statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
-        print(f"{name:<30} median {statistics.median(theirs):7.2f} s  {ratio:5.2f} times tilegrad's")
+        print(
+            f"{name:<30} median {statistics.median(theirs):7.2f} s  {ratio:5.2f} times tilegrad's"
+        )
 
 
 if __name__ == "__main__":

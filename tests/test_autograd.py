@@ -194,7 +194,10 @@ SMOOTH = {
         lambda x, w, b: ops.conv2d(x, w, b, strides=(2, 1), padding="same", activation="sigmoid"),
         [(2, 7, 5, 4), (3, 2, 4, 6), (6,)],
     ),
-    "depthwise": (lambda x, w: ops.conv2d(x, w, groups=3, dilation=2), [(1, 7, 7, 3), (3, 3, 1, 6)]),
+    "depthwise": (
+        lambda x, w: ops.conv2d(x, w, groups=3, dilation=2),
+        [(1, 7, 7, 3), (3, 3, 1, 6)],
+    ),
     "avg_pool2d": (lambda x: ops.avg_pool2d(x, 3, 2, "same"), [(2, 7, 5, 3)]),
     "max_pool2d": (lambda x: ops.max_pool2d(x, 3, 2, "same"), [(2, 7, 5, 3)]),
     "global_avg_pool2d": (ops.global_avg_pool2d, [(2, 3, 5, 4)]),

@@ -192,6 +192,11 @@ def test_bad_arguments(make, message):
         make()
 
 
+def test_mixed_seeds_are_those_of_splitmix64():
+    known = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]  # of seed 0
+    assert [random.mix(0, counter) for counter in range(3)] == known
+
+
 def test_mixed_seeds_are_spread():
     seeds = {random.mix(seed, counter) for seed in range(50) for counter in range(50)}
     assert len(seeds) == 2500 and all(0 <= s < 2**64 for s in seeds)

@@ -211,6 +211,25 @@ def test_apply_takes_the_gradients_of_variables_and_clears_them():
     assert int(optimizer.iterations) == 31
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, ["adam_update"]), ({"clipnorm": 1.0}, ["gradient_square_sums", "adam_update"])],
+)
+def test_a_step_is_one_kernel_call_for_all_parameters(on_backend, settings, expected):  # noqa: F811
+    called = []
+
+    def record(_, name, kernel):
+        return lambda *args: (called.append(name), kernel(*args))[1]
+
+    ws, optimizer = variables(), optimizers.Adam(**settings)
+    on_backend.instrument(record)
+    try:
+        optimizer.apply(gradients(0), ws)
+    finally:
+        on_backend.restore()
+    assert called == expected
+
+
 def test_all_ways_to_pass_gradients_are_one():
     results = []
     for way in range(4):

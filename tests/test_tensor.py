@@ -91,7 +91,9 @@ def test_numpy_on_the_left_makes_a_tensor():
 
 def test_repr_says_everything():
     t = Tensor([[1.0, 2.0]], requires_grad=True)
-    expected = f"Tensor([[1., 2.]], shape=(1, 2), dtype=float32, device={t.device}, requires_grad=True)"
+    expected = (
+        f"Tensor([[1., 2.]], shape=(1, 2), dtype=float32, device={t.device}, requires_grad=True)"
+    )
     text = repr(t)
     assert text.replace("float64", "float32") == expected
 
@@ -141,19 +143,67 @@ def test_detach_and_copy():
         (lambda: Tensor(np.ones(2)) + Tensor(np.ones(3)), ValueError, "do not broadcast"),
         (lambda: Tensor(np.ones((2, 3))) @ Tensor(np.ones((2, 3))), ValueError, "matmul: expected"),
         (lambda: Tensor(1.0) @ Tensor(1.0), ValueError, "matmul: expected"),
-        (lambda: ops.dense(np.ones((2, 3)), np.ones((4, 5))), ValueError, r"dense: expected x of shape \(\.\.\., 4\)"),
-        (lambda: ops.dense(np.ones((2, 3)), np.ones((3, 5)), np.ones(4)), ValueError, r"expected b of shape \(5,\)"),
-        (lambda: ops.dense(np.ones((2, 3)), np.ones((3, 5)), activation="gelu"), ValueError, "activation"),
-        (lambda: ops.conv2d(np.ones((1, 5, 5, 3)), np.ones((3, 3, 4, 2))), ValueError, r"conv2d: expected w of shape"),
-        (lambda: ops.conv2d(np.ones((5, 5, 3)), np.ones((3, 3, 3, 2))), ValueError, r"\(n, h, w, c\)"),
-        (lambda: ops.conv2d(np.ones((1, 2, 2, 3)), np.ones((3, 3, 3, 2))), ValueError, "does not fit"),
-        (lambda: ops.conv2d(np.ones((1, 5, 5, 3)), np.ones((3, 3, 3, 2)), strides=0), ValueError, "strides"),
-        (lambda: ops.conv2d(np.ones((1, 5, 5, 3)), np.ones((3, 3, 3, 2)), padding="full"), ValueError, "padding"),
-        (lambda: ops.conv2d(np.ones((1, 5, 5, 3)), np.ones((3, 3, 3, 2)), padding=-1), ValueError, "padding"),
-        (lambda: ops.conv2d(np.ones((1, 5, 5, 3)), np.ones((3, 3, 3, 2)), strides=1.5), TypeError, "integer"),
-        (lambda: ops.conv2d(np.ones((1, 5, 5, 3)), np.ones((3, 3, 3, 2)), groups=2), ValueError, "groups"),
+        (
+            lambda: ops.dense(np.ones((2, 3)), np.ones((4, 5))),
+            ValueError,
+            r"dense: expected x of shape \(\.\.\., 4\)",
+        ),
+        (
+            lambda: ops.dense(np.ones((2, 3)), np.ones((3, 5)), np.ones(4)),
+            ValueError,
+            r"expected b of shape \(5,\)",
+        ),
+        (
+            lambda: ops.dense(np.ones((2, 3)), np.ones((3, 5)), activation="gelu"),
+            ValueError,
+            "activation",
+        ),
+        (
+            lambda: ops.conv2d(np.ones((1, 5, 5, 3)), np.ones((3, 3, 4, 2))),
+            ValueError,
+            r"conv2d: expected w of shape",
+        ),
+        (
+            lambda: ops.conv2d(np.ones((5, 5, 3)), np.ones((3, 3, 3, 2))),
+            ValueError,
+            r"\(n, h, w, c\)",
+        ),
+        (
+            lambda: ops.conv2d(np.ones((1, 2, 2, 3)), np.ones((3, 3, 3, 2))),
+            ValueError,
+            "does not fit",
+        ),
+        (
+            lambda: ops.conv2d(np.ones((1, 5, 5, 3)), np.ones((3, 3, 3, 2)), strides=0),
+            ValueError,
+            "strides",
+        ),
+        (
+            lambda: ops.conv2d(np.ones((1, 5, 5, 3)), np.ones((3, 3, 3, 2)), padding="full"),
+            ValueError,
+            "padding",
+        ),
+        (
+            lambda: ops.conv2d(np.ones((1, 5, 5, 3)), np.ones((3, 3, 3, 2)), padding=-1),
+            ValueError,
+            "padding",
+        ),
+        (
+            lambda: ops.conv2d(np.ones((1, 5, 5, 3)), np.ones((3, 3, 3, 2)), strides=1.5),
+            TypeError,
+            "integer",
+        ),
+        (
+            lambda: ops.conv2d(np.ones((1, 5, 5, 3)), np.ones((3, 3, 3, 2)), groups=2),
+            ValueError,
+            "groups",
+        ),
         (lambda: ops.max_pool2d(np.ones((1, 5, 5, 3)), 6), ValueError, "does not fit"),
-        (lambda: ops.max_pool2d(np.ones((1, 5, 5, 3)), 2, padding=2), ValueError, "smaller than the window"),
+        (
+            lambda: ops.max_pool2d(np.ones((1, 5, 5, 3)), 2, padding=2),
+            ValueError,
+            "smaller than the window",
+        ),
         (lambda: ops.global_avg_pool2d(np.ones((1, 0, 5, 3))), ValueError, "at least one pixel"),
         (lambda: ops.reshape(np.ones(6), (4, -1)), ValueError, "does not fit"),
         (lambda: ops.reshape(np.ones(0), (-1, 0)), ValueError, "does not fit"),
@@ -162,7 +212,11 @@ def test_detach_and_copy():
         (lambda: ops.sum(np.ones((2, 3)), axis=2), ValueError, "axis"),
         (lambda: ops.sum(np.ones((2, 3)), axis=(0, -2)), ValueError, "distinct"),
         (lambda: ops.max(np.ones((2, 0)), axis=1), ValueError, "at least one element"),
-        (lambda: ops.concatenate([np.ones((2, 3)), np.ones((3, 2))]), ValueError, "differ only along"),
+        (
+            lambda: ops.concatenate([np.ones((2, 3)), np.ones((3, 2))]),
+            ValueError,
+            "differ only along",
+        ),
         (lambda: ops.concatenate([]), ValueError, "at least one"),
         (lambda: ops.broadcast_to(np.ones((2, 3)), (2, 4)), ValueError, "cannot be repeated"),
         (lambda: ops.clip(np.ones(2), 1, 0), ValueError, "low <= high"),
@@ -173,11 +227,31 @@ def test_detach_and_copy():
         (lambda: ops.softmax(np.float32(1)), ValueError, "axis|class"),
         (lambda: ops.softmax(np.ones((2, 0))), ValueError, "at least one class"),
         (lambda: ops.softmax_cross_entropy(np.ones((2, 3)), [0, 3]), ValueError, "got 3 in row 1"),
-        (lambda: ops.softmax_cross_entropy(np.ones((2, 3)), [-1, 0]), ValueError, "got -1 in row 0"),
-        (lambda: ops.softmax_cross_entropy(np.ones((2, 3)), np.array([0, 2**32])), ValueError, "4294967296"),
-        (lambda: ops.softmax_cross_entropy(np.ones((2, 3)), np.array([0, 2**63], np.uint64)), ValueError, "row 1"),
-        (lambda: ops.softmax_cross_entropy(np.ones((2, 3)), [0, 1, 2]), ValueError, r"labels of shape \(2,\)"),
-        (lambda: ops.softmax_cross_entropy(np.ones((2, 3)), [0, 1], [1.0]), ValueError, "sample_weight"),
+        (
+            lambda: ops.softmax_cross_entropy(np.ones((2, 3)), [-1, 0]),
+            ValueError,
+            "got -1 in row 0",
+        ),
+        (
+            lambda: ops.softmax_cross_entropy(np.ones((2, 3)), np.array([0, 2**32])),
+            ValueError,
+            "4294967296",
+        ),
+        (
+            lambda: ops.softmax_cross_entropy(np.ones((2, 3)), np.array([0, 2**63], np.uint64)),
+            ValueError,
+            "row 1",
+        ),
+        (
+            lambda: ops.softmax_cross_entropy(np.ones((2, 3)), [0, 1, 2]),
+            ValueError,
+            r"labels of shape \(2,\)",
+        ),
+        (
+            lambda: ops.softmax_cross_entropy(np.ones((2, 3)), [0, 1], [1.0]),
+            ValueError,
+            "sample_weight",
+        ),
         (lambda: Tensor(np.ones((2, 3)))[2], IndexError, "out of range"),
         (lambda: Tensor(np.ones((2, 3)))[0, 0, 0], IndexError, "does not fit"),
         (lambda: Tensor(np.ones((2, 3)))[[0, 1]], TypeError, "expected integers"),
@@ -207,7 +281,9 @@ def test_empty_batches_pass_through():
 
 def test_nan_goes_through_and_stays():
     x = Tensor([float("nan"), 1.0])
-    assert np.isnan(ops.relu(x).numpy()[0]) and np.isnan(x.max().item()) and np.isnan(x.sum().item())
+    assert (
+        np.isnan(ops.relu(x).numpy()[0]) and np.isnan(x.max().item()) and np.isnan(x.sum().item())
+    )
     assert np.isnan(ops.clip(x, 0, 1).numpy()[0]) and np.isnan(ops.maximum(x, 0).numpy()[0])
 
 

@@ -62,7 +62,9 @@ def test_every_kernel_has_a_cost(backend):
 
 def test_debug_levels_print_more_and_more(backend):
     environment = (
-        {"TILEGRAD_DEVICE": "reference"} if backend.name == "reference" else {"TILEGRAD_ISA": backend.name}
+        {"TILEGRAD_DEVICE": "reference"}
+        if backend.name == "reference"
+        else {"TILEGRAD_ISA": backend.name}
     )
     texts = []
     for level in "01234":

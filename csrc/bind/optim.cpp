@@ -8,11 +8,21 @@
 namespace tilegrad {
 namespace {
 
+// What a kernel takes, and the arrays behind it: another thread may change the lists they came in.
+struct Parameters {
+  std::vector<Parameter> each;
+  std::vector<py::tuple> alive;
+
+  const Parameter* data() const { return each.data(); }
+  int64_t count() const { return static_cast<int64_t>(each.size()); }
+};
+
 // One Parameter per entry of w and g (lists of arrays); states is a list of `state_count` such
 // lists. scale and decay are (len(w)).
-std::vector<Parameter> parameters(const Arguments& a, const py::list& w, const py::list& g,
-                                  const py::list& states, py::handle scale_, py::handle decay_,
-                                  size_t state_count) {
+Parameters parameters(const Arguments& a, const py::list& w_, const py::list& g_,
+                      const py::list& states_, py::handle scale_, py::handle decay_,
+                      size_t state_count) {
+  const py::tuple w(w_), g(g_), states(states_);
   const size_t count = w.size();
   TG_CHECK(g.size() == count, a.op, "expected ", count, " gradients, got ", g.size());
   TG_CHECK(states.size() == state_count, a.op, "expected ", state_count, " lists of states, got ",
@@ -21,22 +31,23 @@ std::vector<Parameter> parameters(const Arguments& a, const py::list& w, const p
   const auto decay = a.in<float>(decay_, "decay", 1);
   a.expect(scale, "scale", {static_cast<int64_t>(count)});
   a.expect(decay, "decay", {static_cast<int64_t>(count)});
-  std::vector<Parameter> out(count);
+  Parameters out{std::vector<Parameter>(count), {w, g}};
   for (size_t i = 0; i < count; ++i) {
     const auto wi = a.out<float>(w[i], "w", -1);
     const auto gi = a.in<float>(g[i], "g", -1);
     a.expect_same(gi, "g", wi);
-    out[i] = {wi.data, gi.data, {}, wi.size, scale.data[i], decay.data[i]};
+    out.each[i] = {wi.data, gi.data, {}, wi.size, scale.data[i], decay.data[i]};
   }
   for (size_t k = 0; k < state_count; ++k) {
-    const auto list = states[k].cast<py::list>();
-    TG_CHECK(list.size() == count, a.op, "expected ", count, " arrays per state, got ",
-             list.size());
+    const py::tuple state(states[k].cast<py::list>());
+    TG_CHECK(state.size() == count, a.op, "expected ", count, " arrays per state, got ",
+             state.size());
+    out.alive.push_back(state);
     for (size_t i = 0; i < count; ++i) {
-      const auto state = a.out<float>(list[i], "a state", -1);
-      TG_CHECK(state.size == out[i].size, a.op, "expected a state of ", out[i].size,
-               " elements, got ", state.size);
-      out[i].state[k] = state.data;
+      const auto view = a.out<float>(state[i], "a state", -1);
+      TG_CHECK(view.size == out.each[i].size, a.op, "expected a state of ", out.each[i].size,
+               " elements, got ", view.size);
+      out.each[i].state[k] = view.data;
     }
   }
   return out;
@@ -50,18 +61,18 @@ void bind_optim(py::module_& m) {
            py::handle decay, float lr, float clip, float momentum, bool nesterov) {
           const Arguments a("sgd_update");
           const auto p = parameters(a, w, g, states, scale, decay, momentum != 0 ? 1 : 0);
-          run([&] { sgd_update(p.data(), p.size(), {lr, clip}, momentum, nesterov); });
+          run([&] { sgd_update(p.data(), p.count(), {lr, clip}, momentum, nesterov); });
         });
   m.def("rmsprop_update", [](const py::list& w, const py::list& g, const py::list& states,
                              py::handle scale, py::handle decay, float lr, float clip, double rho,
                              float momentum, float epsilon, bool centered) {
     const Arguments a("rmsprop_update");
-    // the order is v, m, a, and a state that is not in use is left out
+    // The list of states is v, m, a without those that are not in use.
     auto p = parameters(a, w, g, states, scale, decay, 1 + (momentum > 0) + centered);
     if (centered && !(momentum > 0)) {
-      for (Parameter& each : p) std::swap(each.state[1], each.state[2]);
+      for (Parameter& each : p.each) std::swap(each.state[1], each.state[2]);
     }
-    run([&] { rmsprop_update(p.data(), p.size(), {lr, clip}, rho, momentum, epsilon, centered); });
+    run([&] { rmsprop_update(p.data(), p.count(), {lr, clip}, rho, momentum, epsilon, centered); });
   });
   m.def("adam_update", [](const py::list& w, const py::list& g, const py::list& states,
                           py::handle scale, py::handle decay, float lr, float clip, int64_t step,
@@ -70,11 +81,12 @@ void bind_optim(py::module_& m) {
     TG_CHECK(step >= 1, a.op, "expected step >= 1, got ", step);
     const auto p = parameters(a, w, g, states, scale, decay, 2 + amsgrad);
     run([&] {
-      adam_update(p.data(), p.size(), {lr, clip}, step, beta_1, beta_2, epsilon, amsgrad);
+      adam_update(p.data(), p.count(), {lr, clip}, step, beta_1, beta_2, epsilon, amsgrad);
     });
   });
-  m.def("gradient_square_sums", [](py::handle out_, const py::list& g) {
+  m.def("gradient_square_sums", [](py::handle out_, const py::list& g_) {
     const Arguments a("gradient_square_sums");
+    const py::tuple g(g_);  // keeps the arrays alive
     const auto out = a.out<double>(out_, "out", 1);
     a.expect(out, "out", {static_cast<int64_t>(g.size())});
     std::vector<const float*> data;

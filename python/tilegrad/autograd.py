@@ -1,8 +1,9 @@
 """The engine: eager reverse-mode differentiation, first order, in pure Python.
 
-An `Op` computes arrays from arrays through one backend and says how gradients flow back. `apply` runs it
-and, while gradients are on, links it to the ops that made its inputs. `backward` walks those links from
-the youngest op to the oldest (creation order is a topological order, so no recursion is needed).
+An `Op` computes arrays from arrays through one backend and says how gradients flow back. `apply`
+runs it and, while gradients are on, links it to the ops that made its inputs. `backward` walks
+those links from the youngest op to the oldest (creation order is a topological order, so no
+recursion is needed).
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ class Op:
     """One differentiable operation; a fresh object per call.
 
     `forward(k, *arrays)` checks its inputs, allocates and returns the output array, and keeps with
-    `self.save(...)` what `backward(k, dy)` needs; `k` is the backend. `backward` returns one gradient
-    per input, None for those whose `self.needs` is False.
-    `reads` names the inputs (by position) whose memory backward reads again: changing one of them in
-    place between forward and backward is an error. `reads_output` says the same of the output.
+    `self.save(...)` what `backward(k, dy)` needs; `k` is the backend. `backward` returns one
+    gradient per input, None for those whose `self.needs` is False.
+    `reads` names the inputs (by position) whose memory backward reads again: changing one of them
+    in place between forward and backward is an error. `reads_output` says the same of the output.
     """
 
     reads: tuple[int, ...] = ()
@@ -70,7 +71,9 @@ def apply(op: Op, *inputs: Tensor | None) -> Tensor:
     op.needs = tuple([t is not None and t.requires_grad for t in inputs])
     out = Tensor._wrap(op.forward(backend.get(device), *arrays), device)
     if needs_grad and _mode.grad:
-        op.edges = tuple([(t.creator or t) if need else None for t, need in zip(inputs, op.needs)])
+        op.edges = tuple(
+            [(t.creator or t) if need else None for t, need in zip(inputs, op.needs, strict=True)]
+        )
         watched = [inputs[i]._version for i in op.reads if inputs[i] is not None]
         if op.reads_output:
             watched.append(out._version)
@@ -98,10 +101,10 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
         if seed.shape != root.shape:
             raise ValueError(f"backward: expected a grad of shape {root.shape}, got {seed.shape}")
 
-    node = root.creator or root
-    grads = {node: (seed, grad is None)}  # node -> (array, may we add to it in place)
+    start = root.creator or root
+    grads = {start: (seed, grad is None)}  # node -> (array, may we add to it in place)
     leaves: list[Tensor] = []
-    for node in _newest_first(node):
+    for node in _newest_first(start):
         if isinstance(node, Tensor):
             leaves.append(node)
             continue
@@ -113,7 +116,9 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
             if edge is None or g is None:
                 continue
             if edge not in grads:
-                own = g is not dy and g.base is not dy and (dy.base is None or g.base is not dy.base)
+                own = (
+                    g is not dy and g.base is not dy and (dy.base is None or g.base is not dy.base)
+                )
                 grads[edge] = (g, own)
                 continue
             total, own = grads[edge]

@@ -3,7 +3,8 @@
 A backend is a module that exports every name in `KERNELS`. The device of a tensor selects it:
 
 - ``"cpu"``: the compiled module of the best instruction set that this CPU and its operating system
-  allow (``_cpu_avx512``, ``_cpu_avx2`` or ``_cpu_base``), or the one that ``TILEGRAD_ISA`` names; float32.
+  allow (``_cpu_avx512``, ``_cpu_avx2`` or ``_cpu_base``), or the one that ``TILEGRAD_ISA`` names;
+  float32.
 - ``"reference"``: pure NumPy, any float dtype; slow, and the definition of what is right.
 """
 
@@ -17,9 +18,9 @@ from types import ModuleType
 
 import numpy as np
 
-# Every kernel and its arguments: outputs, inputs, saved statistics, sizes and hyperparameters. Arrays
-# are C-contiguous and of the shapes in csrc/ops/<stem>.h; sizes follow from them. `activation`, `kind`
-# are the integers of the enums there (see ACTIVATIONS, BINARY, UNARY).
+# Every kernel and its arguments: outputs, inputs, saved statistics, sizes and hyperparameters.
+# Arrays are C-contiguous and of the shapes in csrc/ops/<stem>.h; sizes follow from them.
+# `activation`, `kind` are the integers of the enums there (see ACTIVATIONS, BINARY, UNARY).
 _CONV = "stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups"
 _POOL = "kh, kw, stride_h, stride_w, pad_top, pad_left"
 KERNELS = {
@@ -79,14 +80,27 @@ KERNELS = {
 ACTIVATIONS = {
     name: i
     for i, name in enumerate(
-        "linear relu leaky_relu sigmoid tanh elu gelu gelu_tanh silu softplus".split()
+        [
+            "linear",
+            "relu",
+            "leaky_relu",
+            "sigmoid",
+            "tanh",
+            "elu",
+            "gelu",
+            "gelu_tanh",
+            "silu",
+            "softplus",
+        ]
     )
 }
 BINARY = {
     name: i
-    for i, name in enumerate("add subtract multiply divide power maximum minimum".split())
+    for i, name in enumerate(
+        ["add", "subtract", "multiply", "divide", "power", "maximum", "minimum"]
+    )
 }
-UNARY = {name: i for i, name in enumerate("negative exp log sqrt absolute square".split())}
+UNARY = {name: i for i, name in enumerate(["negative", "exp", "log", "sqrt", "absolute", "square"])}
 
 ISAS = ("avx512", "avx2", "base")  # best first
 DEVICES = ("cpu", "reference")
@@ -142,7 +156,7 @@ def supported() -> dict[str, str | None]:
     try:
         features = importlib.import_module("tilegrad._cpu_base").cpu_features()
     except ImportError as error:
-        return reasons | {isa: f"the compiled core is not built: {error}" for isa in ISAS}
+        return reasons | dict.fromkeys(ISAS, f"the compiled core is not built: {error}")
     for isa in ISAS:
         reasons[isa] = features.get(isa)
         if reasons[isa] is None and importlib.util.find_spec(f"tilegrad._cpu_{isa}") is None:
@@ -202,7 +216,9 @@ def get(device: str) -> Backend:
     try:
         return _active[device]
     except KeyError:
-        _active[check_device(device)] = load("reference" if device == "reference" else _choose_isa())
+        _active[check_device(device)] = load(
+            "reference" if device == "reference" else _choose_isa()
+        )
         return _active[device]
 
 

@@ -9,13 +9,15 @@ from .autograd import no_grad
 from .tensor import Tensor
 
 
-def gradcheck(fn, inputs, *, directions: int = 4, eps: float = 1e-6, tolerance: float = 1e-6, seed: int = 0):
+def gradcheck(
+    fn, inputs, *, directions: int = 4, eps: float = 1e-6, tolerance: float = 1e-6, seed: int = 0
+):
     """Compare the gradients of `fn` with central differences in float64, and the kernels with both.
 
-    Notation: y = fn(*inputs), v a random unit direction over all inputs, u a random weight of y. The
-    derivative of <u, y> along v by `backward` must equal (<u, y(x + eps v)> - <u, y(x - eps v)>) / (2 eps).
-    This runs on the reference backend in float64; then the gradients of the default device in float32
-    are compared with those in float64, element by element.
+    Notation: y = fn(*inputs), v a random unit direction over all inputs, u a random weight of y.
+    The derivative of <u, y> along v by `backward` must equal (<u, y(x + eps v)> - <u, y(x - eps
+    v)>) / (2 eps). This runs on the reference backend in float64; then the gradients of the default
+    device in float32 are compared with those in float64, element by element.
 
     Args:
         fn: takes tensors, returns one tensor of any shape; must be smooth near the inputs.
@@ -46,10 +48,11 @@ def gradcheck(fn, inputs, *, directions: int = 4, eps: float = 1e-6, tolerance: 
             length = np.sqrt(sum(np.sum(s * s) for s in steps)) or 1.0
             steps = [s / length for s in steps]
             plus, minus = (
-                _value(fn, [a + sign * eps * s for a, s in zip(arrays, steps)], weight) for sign in (1, -1)
+                _value(fn, [a + sign * eps * s for a, s in zip(arrays, steps, strict=True)], weight)
+                for sign in (1, -1)
             )
             numeric = (plus - minus) / (2 * eps)
-            analytic = sum(np.sum(g * s) for g, s in zip(exact, steps))
+            analytic = sum(np.sum(g * s) for g, s in zip(exact, steps, strict=True))
             error = abs(numeric - analytic)
             # a central difference loses about eps(float64) |y| / step to rounding
             allowed = tolerance * max(1.0, abs(numeric), abs(analytic))
@@ -57,23 +60,24 @@ def gradcheck(fn, inputs, *, directions: int = 4, eps: float = 1e-6, tolerance: 
             if not error <= allowed:
                 raise AssertionError(
                     f"gradcheck: along direction {direction} backward gives {analytic:.9g}, "
-                    f"central differences give {numeric:.9g} (difference {error:.3g}, allowed {allowed:.3g})"
+                    f"central differences give {numeric:.9g} "
+                    f"(difference {error:.3g}, allowed {allowed:.3g})"
                 )
     if backend.default_device() != "reference":
         fast = _gradients(fn, [a.astype(np.float32) for a in arrays], weight.astype(np.float32))[1]
-        for i, (g, e) in enumerate(zip(fast, exact)):
+        for i, (g, e) in enumerate(zip(fast, exact, strict=True)):
             scale = max(1.0, float(np.max(np.abs(e), initial=0.0)))
             error = float(np.max(np.abs(g - e), initial=0.0))
             if not error <= 1e-4 * scale:
                 raise AssertionError(
-                    f"gradcheck: input {i}: the float32 gradient on {backend.default_device()} differs "
-                    f"from the float64 one by {error:.3g}, allowed {1e-4 * scale:.3g}"
+                    f"gradcheck: input {i}: the float32 gradient on {backend.default_device()} "
+                    f"differs from the float64 one by {error:.3g}, allowed {1e-4 * scale:.3g}"
                 )
     return True
 
 
 def _gradients(fn, arrays, weight):
-    """fn's value and the gradients of <weight, fn> with respect to the arrays, zeros where none flows."""
+    """fn's value and the gradients of <weight, fn> by the arrays, zeros where none flows."""
     tensors = [Tensor(a, requires_grad=True) for a in arrays]
     y = fn(*tensors)
     if not isinstance(y, Tensor):
@@ -82,7 +86,10 @@ def _gradients(fn, arrays, weight):
         return y, None
     if y.requires_grad:
         y.backward(weight)
-    return y, [np.zeros_like(a) if t.grad is None else t.grad.data for t, a in zip(tensors, arrays)]
+    return y, [
+        np.zeros_like(a) if t.grad is None else t.grad.data
+        for t, a in zip(tensors, arrays, strict=True)
+    ]
 
 
 @no_grad()

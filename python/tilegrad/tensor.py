@@ -29,7 +29,16 @@ class Tensor:
             [6., 8.]], shape=(2, 2), dtype=float32, device=cpu)
     """
 
-    __slots__ = ("data", "device", "requires_grad", "grad", "creator", "logits", "_version", "__weakref__")
+    __slots__ = (
+        "__weakref__",
+        "_version",
+        "creator",
+        "data",
+        "device",
+        "grad",
+        "logits",
+        "requires_grad",
+    )
     __array_ufunc__ = None  # so that `array * tensor` comes to Tensor.__rmul__
 
     def __init__(self, data, requires_grad: bool = False, device: str | None = None):
@@ -42,9 +51,13 @@ class Tensor:
         elif array.dtype.kind in "iub":
             array = np.asarray(array, array.dtype.newbyteorder("="), order="C")
         else:
-            raise TypeError(f"Tensor: expected numbers, got dtype {array.dtype} from {type(data).__name__}")
+            raise TypeError(
+                f"Tensor: expected numbers, got dtype {array.dtype} from {type(data).__name__}"
+            )
         if requires_grad and array.dtype.kind != "f":
-            raise TypeError(f"Tensor: only floating-point tensors have gradients, got {array.dtype}")
+            raise TypeError(
+                f"Tensor: only floating-point tensors have gradients, got {array.dtype}"
+            )
         self.data = array
         self.device = device
         self.requires_grad = bool(requires_grad)
@@ -79,7 +92,7 @@ class Tensor:
             array = array.astype(backend.get(device).float_dtypes[0])
         return Tensor(array, device=device)
 
-    # -- what it is ---------------------------------------------------------------------------------
+    # -- what it is --------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -133,7 +146,7 @@ class Tensor:
             raise ValueError(f"item: expected one element, got shape {self.shape}")
         return self.data.item()
 
-    # -- in and out ---------------------------------------------------------------------------------
+    # -- in and out --------------------------------------------------------------------------------
 
     def numpy(self) -> np.ndarray:
         """The data as a NumPy array that shares the memory."""
@@ -168,7 +181,7 @@ class Tensor:
         """A copy without the graph."""
         return Tensor._wrap(self.data.copy(), self.device)
 
-    # -- in place -----------------------------------------------------------------------------------
+    # -- in place ----------------------------------------------------------------------------------
 
     def assign(self, value) -> Tensor:
         """Overwrite the data in place with `value`, of the same shape.
@@ -192,9 +205,11 @@ class Tensor:
         if not self.data.flags.writeable:
             raise ValueError(f"{what}: this tensor's memory is read-only")
         if self.creator is not None:
-            raise RuntimeError(f"{what}: a computed tensor that has a gradient cannot change in place")
+            raise RuntimeError(
+                f"{what}: a computed tensor that has a gradient cannot change in place"
+            )
 
-    # -- gradients ----------------------------------------------------------------------------------
+    # -- gradients ---------------------------------------------------------------------------------
 
     def backward(self, grad=None, retain_graph: bool = False) -> None:
         """Compute the gradient of this tensor with respect to every leaf, added to `leaf.grad`.
@@ -205,7 +220,8 @@ class Tensor:
             retain_graph: keep what the ops saved, so that backward can be called again.
 
         Raises:
-            RuntimeError: no gradient is required, the graph was freed, or a tensor that an op needs was
+            RuntimeError: no gradient is required, the graph was freed, or a tensor that an op needs
+            was
                 changed in place. No `grad` is touched then.
         """
         autograd.backward(self, grad, retain_graph)
@@ -214,7 +230,7 @@ class Tensor:
         """Forget the gradient."""
         self.grad = None
 
-    # -- arithmetic ---------------------------------------------------------------------------------
+    # -- arithmetic --------------------------------------------------------------------------------
 
     def __add__(self, other):
         return ops.add(self, other)

@@ -1,8 +1,8 @@
 """What ran and how fast: the recorder behind `TILEGRAD_DEBUG` and the per-kernel time table.
 
-Tracing wraps a backend's kernels; while nothing traces, they are called directly and cost nothing extra.
-FLOPs are those of the formula (a multiply-add is two), bytes those of every array read or written once,
-so GFLOP/s and GB/s are lower bounds of what the machine did.
+Tracing wraps a backend's kernels; while nothing traces, they are called directly and cost nothing
+extra. FLOPs are those of the formula (a multiply-add is two), bytes those of every array read or
+written once, so GFLOP/s and GB/s are lower bounds of what the machine did.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import numpy as np
 
 from . import backend
 
+
 def _conv_flops(y, w) -> int:
     return 2 * y.size * math.prod(w.shape[:3])
 
 
-# FLOPs of each kernel from its arguments; a kernel that is not listed counts one per output element.
+# FLOPs of each kernel from its arguments; a kernel that is not listed counts one per output
+# element.
 _FLOPS = {
     "dense_forward": lambda y, x, w, *_: 2 * y.size * w.shape[0],
     "dense_backward_dx": lambda dx, dy, w: 2 * dx.size * w.shape[1],
@@ -157,8 +159,8 @@ def set_level(level: int) -> None:
     """The level of `TILEGRAD_DEBUG`, 0 to 4; each includes those below.
 
     1 prints backend, instruction set and threads; 2 prints a line per kernel: shapes, ms, GFLOP/s,
-    GB/s and the share of this machine's measured peak; 3 adds tile and algorithm choices; 4 checks every
-    kernel's outputs and raises FloatingPointError where finite inputs gave a NaN.
+    GB/s and the share of this machine's measured peak; 3 adds tile and algorithm choices; 4 checks
+    every kernel's outputs and raises FloatingPointError where finite inputs gave a NaN.
     """
     global _level
     if level not in range(5):
@@ -228,7 +230,7 @@ def _line(owner, name, arguments, seconds, flops, nbytes) -> str:
 
 @functools.cache
 def _peak(owner) -> tuple[float, float]:
-    """(FLOP/s, bytes/s) that this backend reaches here: a 512^3 product, a 64 MB copy; best of 5."""
+    """(FLOP/s, bytes/s) that this backend reaches: a 512^3 product, 64 MB copied; best of 5."""
     a = np.ones((512, 512), np.float32)
     y = np.empty_like(a)
     big = np.ones(2**23, np.float32)

@@ -63,7 +63,7 @@ def pair(name: str, what: str, value, least: int = 1) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=1024)
 def window_axis(name, size, kernel, stride, padding, dilation=1):
-    """(output size, padding before) along one axis; `padding` is "valid", "same" or (before, after).
+    """(output size, padding before) of an axis; `padding` is "valid", "same" or (before, after).
 
     "same" gives ceil(size / stride) outputs and puts the odd row after, as Keras does.
     """
@@ -88,11 +88,15 @@ def window_padding(name: str, padding):
     """`padding` as one specification for `window_axis` per axis: (rows, columns)."""
     if isinstance(padding, str):
         if padding.lower() not in ("valid", "same"):
-            raise ValueError(f'{name}: expected padding "valid", "same" or integers, got {padding!r}')
+            raise ValueError(
+                f'{name}: expected padding "valid", "same" or integers, got {padding!r}'
+            )
         return padding.lower(), padding.lower()
     if isinstance(padding, (tuple, list)) and any(isinstance(p, (tuple, list)) for p in padding):
         if len(padding) != 2 or not all(isinstance(p, (tuple, list)) for p in padding):
-            raise ValueError(f"{name}: expected padding ((top, bottom), (left, right)), got {padding!r}")
+            raise ValueError(
+                f"{name}: expected padding ((top, bottom), (left, right)), got {padding!r}"
+            )
         return pair(name, "padding", padding[0], 0), pair(name, "padding", padding[1], 0)
     ph, pw = pair(name, "padding", padding, 0)
     return (ph, ph), (pw, pw)

@@ -8,7 +8,8 @@ from ..autograd import Op, apply
 from ..backend import ACTIVATIONS
 from ._common import tensors
 
-# Slope of leaky_relu and scale of elu where the caller gives none (Keras's functions have the same).
+# Slope of leaky_relu and scale of elu where the caller gives none (Keras's functions have the
+# same).
 DEFAULT_ALPHA = {"leaky_relu": 0.2, "elu": 1.0}
 FUSABLE = tuple(ACTIVATIONS)[: ACTIVATIONS["elu"] + 1]
 
@@ -40,7 +41,8 @@ def resolve(name: str, activation: str | None, alpha: float | None) -> tuple[int
     activation = activation or "linear"
     if activation not in FUSABLE:
         raise ValueError(
-            f"{name}: expected activation to be None or one of {', '.join(FUSABLE)}, got {activation!r}"
+            f"{name}: expected activation to be None or one of {', '.join(FUSABLE)}, "
+            f"got {activation!r}"
         )
     if alpha is None:
         alpha = DEFAULT_ALPHA.get(activation, 0.0)
@@ -50,7 +52,9 @@ def resolve(name: str, activation: str | None, alpha: float | None) -> tuple[int
 def check_alpha(name: str, activation: str, alpha: float) -> float:
     alpha = float(alpha)
     if not (math.isfinite(alpha) and alpha >= 0):
-        raise ValueError(f"{name}: expected {activation}'s alpha to be finite and >= 0, got {alpha}")
+        raise ValueError(
+            f"{name}: expected {activation}'s alpha to be finite and >= 0, got {alpha}"
+        )
     return alpha
 
 

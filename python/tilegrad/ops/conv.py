@@ -27,7 +27,9 @@ class Conv2D(Op):
         if w.ndim != 4 or w.shape[2] * groups != c or w.shape[3] % groups or 0 in w.shape:
             per_group = f"c / groups = {c} / {groups}" if groups > 1 else c
             multiple = f", f a multiple of {groups}" if groups > 1 else ""
-            raise ValueError(f"conv2d: expected w of shape (kh, kw, {per_group}, f){multiple}, got {w.shape}")
+            raise ValueError(
+                f"conv2d: expected w of shape (kh, kw, {per_group}, f){multiple}, got {w.shape}"
+            )
         kh, kw, _, f = w.shape
         if b is not None and b.shape != (f,):
             raise ValueError(f"conv2d: expected b of shape ({f},), got {b.shape}")
@@ -74,9 +76,10 @@ def conv2d(
 ):
     """2-D convolution (cross-correlation) with bias and activation in one kernel.
 
-    Notation: n images of h x w pixels and c channels, a kh x kw window, f filters. Forward, per group:
-    y[n, i, j, f] = act(b[f] + sum over a, e, c of x[n, i s + a d - top, j s + e d - left, c] w[a, e, c, f]).
-    Backward, with dz = dy act'(y): dx and dw are the transposed sums, db sums dz over n, i and j.
+    Notation: n images of h x w pixels and c channels, a kh x kw window, f filters. Forward, per
+    group: y[n, i, j, f] = act(b[f] + sum over a, e, c of x[n, i s + a d - top, j s + e d - left, c]
+    w[a, e, c, f]). Backward, with dz = dy act'(y): dx and dw are the transposed sums, db sums dz
+    over n, i and j.
 
     Args:
         x: (n, h, w, c).

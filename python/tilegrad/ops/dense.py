@@ -23,7 +23,9 @@ class Dense(Op):
             raise ValueError(f"dense: expected w of shape (c, f), got {w.shape}")
         c, f = w.shape
         if x.ndim < 1 or x.shape[-1] != c:
-            raise ValueError(f"dense: expected x of shape (..., {c}) for w {w.shape}, got {x.shape}")
+            raise ValueError(
+                f"dense: expected x of shape (..., {c}) for w {w.shape}, got {x.shape}"
+            )
         if b is not None and b.shape != (f,):
             raise ValueError(f"dense: expected b of shape ({f},), got {b.shape}")
         check_dtypes("dense", x=x, w=w, b=b)
@@ -129,7 +131,9 @@ def matmul(a, b):
     a, b = tensors(a, b)
     shapes = a.shape, b.shape
     if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
-        raise ValueError(f"matmul: expected a (..., m, k) and b (..., k, n), got {shapes[0]} and {shapes[1]}")
+        raise ValueError(
+            f"matmul: expected a (..., m, k) and b (..., k, n), got {shapes[0]} and {shapes[1]}"
+        )
     check_dtypes("matmul", a=a, b=b)
     if a.ndim == 1:
         a = expand_dims(a, 0)

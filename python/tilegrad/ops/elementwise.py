@@ -1,4 +1,4 @@
-"""Arithmetic with broadcasting, reductions, movement (reshape, transpose, slice, concatenate), dropout."""
+"""Arithmetic with broadcasting, reductions, movement (reshape, slice and the like), dropout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._common import check_dtypes, tensors, whole
 
 MAX_NDIM = 8
 
-# -- arithmetic -------------------------------------------------------------------------------------
+# -- arithmetic ------------------------------------------------------------------------------------
 
 
 class BinaryOp(Op):
@@ -35,7 +35,9 @@ class BinaryOp(Op):
             try:
                 shape = np.broadcast_shapes(a.shape, b.shape)
             except ValueError:
-                raise ValueError(f"{self.name}: shapes {a.shape} and {b.shape} do not broadcast") from None
+                raise ValueError(
+                    f"{self.name}: shapes {a.shape} and {b.shape} do not broadcast"
+                ) from None
         check_ndim(self.name, len(shape))
         y = k.empty(shape, a.dtype)
         k.binary_forward(y, a, b, self.kind)
@@ -118,7 +120,7 @@ def divide(a, b):
 
 
 def power(a, b):
-    """a^b with NumPy broadcasting; da = dy b a^(b - 1), db = dy a^b log a (0 where a is 0 and b >= 0)."""
+    """a^b with NumPy broadcasting; da = dy b a^(b - 1), db = dy a^b log a (0 where a is 0)."""
     return apply(BinaryOp("power"), *tensors(a, b))
 
 
@@ -220,7 +222,7 @@ def clip(x, low: float, high: float):
     return apply(Clip(low, high), *tensors(x))
 
 
-# -- reductions -------------------------------------------------------------------------------------
+# -- reductions ------------------------------------------------------------------------------------
 
 
 class Reduce(Op):
@@ -238,7 +240,9 @@ class Reduce(Op):
         x3 = x.reshape(self.view)
         if self.kind == "max":
             if r == 0:
-                raise ValueError(f"max: expected at least one element to reduce, got shape {x.shape}")
+                raise ValueError(
+                    f"max: expected at least one element to reduce, got shape {x.shape}"
+                )
             k.reduce_max_forward(y, x3)
             self.save(x.shape, x3, y)
         else:
@@ -312,7 +316,7 @@ def min(x, axis=None, keepdims: bool = False):
     return negative(_reduce("max", negative(x), axis, keepdims))
 
 
-# -- movement ---------------------------------------------------------------------------------------
+# -- movement --------------------------------------------------------------------------------------
 
 
 def _strides(shape) -> tuple[int, ...]:
@@ -351,7 +355,9 @@ def reshape(x, shape):
     if sizes.count(-1) == 1 and known and x.size % known == 0:
         sizes[sizes.index(-1)] = x.size // known
     if builtins.min(sizes, default=0) < 0 or math.prod(sizes) != x.size:
-        raise ValueError(f"reshape: {x.shape} has {x.size} elements and does not fit {tuple(given)}")
+        raise ValueError(
+            f"reshape: {x.shape} has {x.size} elements and does not fit {tuple(given)}"
+        )
     check_ndim("reshape", len(sizes))
     out = apply(Reshape(tuple(sizes)), x)
     out._version = x._version  # it is the same memory
@@ -418,7 +424,10 @@ class BroadcastTo(Op):
     def forward(self, k, x):
         lead = len(self.shape) - x.ndim
         strides = _strides(x.shape)
-        steps = [0 if i < lead or x.shape[i - lead] == 1 else strides[i - lead] for i in range(len(self.shape))]
+        steps = [
+            0 if i < lead or x.shape[i - lead] == 1 else strides[i - lead]
+            for i in range(len(self.shape))
+        ]
         y = k.empty(self.shape, x.dtype)
         k.strided_copy(y, x, self.shape, 0, _strides(self.shape), 0, tuple(steps))
         self.save(x.shape)
@@ -474,9 +483,9 @@ def getitem(x, index):
     (x,) = tensors(x)
     items = list(index) if isinstance(index, tuple) else [index]
     for item in items:
-        if not (item is None or item is Ellipsis or isinstance(item, (int, np.integer, slice))) or isinstance(
-            item, bool
-        ):
+        if not (
+            item is None or item is Ellipsis or isinstance(item, (int, np.integer, slice))
+        ) or isinstance(item, bool):
             raise TypeError(
                 f"index: expected integers, slices, None or Ellipsis, got {type(item).__name__}"
             )
@@ -520,9 +529,16 @@ class Concatenate(Op):
 
     def forward(self, k, *xs):
         axis = self.axis
-        y = k.empty((*xs[0].shape[:axis], builtins.sum(x.shape[axis] for x in xs), *xs[0].shape[axis + 1 :]), xs[0].dtype)
+        y = k.empty(
+            (
+                *xs[0].shape[:axis],
+                builtins.sum(x.shape[axis] for x in xs),
+                *xs[0].shape[axis + 1 :],
+            ),
+            xs[0].dtype,
+        )
         self.save([x.shape for x in xs], _strides(y.shape))
-        for x, offset in zip(xs, self._offsets()):
+        for x, offset in zip(xs, self._offsets(), strict=True):
             k.strided_copy(y, x, x.shape, offset, self.saved[1], 0, _strides(x.shape))
         return y
 
@@ -536,7 +552,7 @@ class Concatenate(Op):
     def backward(self, k, dy):
         shapes, strides = self.saved
         grads = []
-        for shape, offset, need in zip(shapes, self._offsets(), self.needs):
+        for shape, offset, need in zip(shapes, self._offsets(), self.needs, strict=True):
             dx = k.empty(shape, dy.dtype) if need else None
             if need:
                 k.strided_copy(dx, dy, shape, 0, _strides(shape), offset, strides)
@@ -557,9 +573,11 @@ def concatenate(xs, axis: int = 0):
     (axis,) = _axes("concatenate", axis, xs[0].ndim)
     check_ndim("concatenate", xs[0].ndim)
     rest = [(*x.shape[:axis], *x.shape[axis + 1 :]) for x in xs]
-    if any(x.ndim != xs[0].ndim or r != rest[0] for x, r in zip(xs, rest)):
+    if any(x.ndim != xs[0].ndim or r != rest[0] for x, r in zip(xs, rest, strict=True)):
         found = ", ".join(str(x.shape) for x in xs)
-        raise ValueError(f"concatenate: expected shapes that differ only along axis {axis}, got {found}")
+        raise ValueError(
+            f"concatenate: expected shapes that differ only along axis {axis}, got {found}"
+        )
     check_dtypes("concatenate", **{f"x{i}": x.data for i, x in enumerate(xs)})
     return apply(Concatenate(axis), *xs)
 
@@ -572,7 +590,7 @@ def stack(xs, axis: int = 0):
     return concatenate([expand_dims(x, axis) for x in xs], axis)
 
 
-# -- dropout ----------------------------------------------------------------------------------------
+# -- dropout ---------------------------------------------------------------------------------------
 
 
 class Dropout(Op):
@@ -617,4 +635,3 @@ def dropout(x, rate: float, seed: int):
     if not 0 <= seed < 2**64:
         raise ValueError(f"dropout: expected 0 <= seed < 2**64, got {seed}")
     return apply(Dropout(rate, seed), *tensors(x))
-

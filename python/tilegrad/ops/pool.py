@@ -22,7 +22,9 @@ class Pool2D(Op):
         """y, with `self.geometry` and `self.x_shape` set on the way."""
         n, h, w, c = image_shape(self.name, x)
         (kh, kw), (sh, sw) = self.window, self.strides
-        for axis, (before, after), size in zip("hw", _explicit(self.padding), self.window):
+        for axis, (before, after), size in zip(
+            "hw", _explicit(self.padding), self.window, strict=True
+        ):
             if before >= size or after >= size:
                 raise ValueError(
                     f"{self.name}: expected padding smaller than the window along {axis}, "

@@ -61,8 +61,8 @@ def _along(op: Rows, x, axis: int):
 def softmax(x, axis: int = -1):
     """exp(x) / sum exp(x) along `axis`; dx = y (dy - sum dy y).
 
-    The result of a softmax over the last axis keeps its input as `logits`, so that cross-entropy can be
-    computed from there without loss of precision.
+    The result of a softmax over the last axis keeps its input as `logits`, so that cross-entropy
+    can be computed from there without loss of precision.
 
     >>> import tilegrad
     >>> tilegrad.ops.softmax([[0.0, 0.0]]).numpy().tolist()
@@ -130,14 +130,15 @@ def _check_labels(labels, classes: int) -> None:
 def softmax_cross_entropy(logits, labels, sample_weight=None, reduction: str = "mean"):
     """-log softmax(logits)[label] per row, stable for logits of any size.
 
-    Notation: n rows, c classes, p = softmax(logits), t the target distribution (one-hot for labels).
-    Forward: l_i = -sum_j t_ij log p_ij. Backward: dlogits_i = dl_i (p_i sum_j t_ij - t_i).
+    Notation: n rows, c classes, p = softmax(logits), t the target distribution (one-hot for
+    labels). Forward: l_i = -sum_j t_ij log p_ij. Backward: dlogits_i = dl_i (p_i sum_j t_ij - t_i).
 
     Args:
         logits: (n, c).
         labels: (n,) integers from 0 to c - 1, or (n, c) floating-point targets.
         sample_weight: (n,) or None; multiplies each row's loss.
-        reduction: "mean" (the weighted sum over n, as Keras's sum_over_batch_size), "sum" or "none".
+        reduction: "mean" (the weighted sum over n, as Keras's sum_over_batch_size), "sum" or
+        "none".
 
     Returns:
         a scalar, or (n,) for "none". No gradient flows to the labels.
@@ -156,12 +157,16 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, reduction: str = "
         )
     (logits,) = tensors(logits)
     if logits.ndim != 2 or logits.shape[1] == 0:
-        raise ValueError(f"softmax_cross_entropy: expected logits of shape (n, c), got {logits.shape}")
+        raise ValueError(
+            f"softmax_cross_entropy: expected logits of shape (n, c), got {logits.shape}"
+        )
     n, classes = logits.shape
     labels = np.asarray(labels.data if isinstance(labels, Tensor) else labels)
     if labels.dtype.kind in "iub" and labels.shape == (n,):
         if labels.dtype.itemsize > 4 or labels.dtype.kind == "u":
-            in_range = labels.astype(np.int64, copy=False).clip(-1, classes)  # so that int32 cannot wrap
+            in_range = labels.astype(np.int64, copy=False).clip(
+                -1, classes
+            )  # so that int32 cannot wrap
             if n and (in_range.min() < 0 or in_range.max() >= classes):
                 _check_labels(labels, classes)
         labels = np.ascontiguousarray(labels, np.int32)
@@ -169,8 +174,8 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, reduction: str = "
         labels = np.ascontiguousarray(labels, logits.dtype)
     else:
         raise ValueError(
-            f"softmax_cross_entropy: expected integer labels of shape ({n},) or floating-point ones of "
-            f"shape ({n}, {classes}), got {labels.dtype} of shape {labels.shape}"
+            f"softmax_cross_entropy: expected integer labels of shape ({n},) or floating-point "
+            f"ones of shape ({n}, {classes}), got {labels.dtype} of shape {labels.shape}"
         )
     if sample_weight is not None:
         (weight,) = tensors(sample_weight)

@@ -80,7 +80,7 @@ class _Conv2D(Layer):
         channels = input_shape[-1]
         if not channels:
             raise ValueError(
-                f"{self._label()}: expected a known number of channels >= 1, got shape {input_shape}"
+                f"{self._label()}: expected a known number of channels >= 1, got {input_shape}"
             )
         shape = self._weight_shape(channels)
         self.compute_output_shape(input_shape)
