@@ -115,7 +115,7 @@ class Recorder:
         from rich import box
         from rich.table import Table
 
-        table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
         table.add_column("kernel", no_wrap=True)
         for column in ("calls", "ms", "share", "GFLOP/s", "GB/s"):
             table.add_column(column, justify="right")
