@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
 import threading
+from collections.abc import Sequence
 
 from . import backend
 from .tensor import Tensor
@@ -40,8 +42,8 @@ class Op:
     reads_output = False
 
     saved: tuple | None = None
-    edges: tuple = ()
-    needs: tuple[bool, ...] = ()
+    edges: Sequence[Op | Tensor | None] = ()
+    needs: Sequence[bool] = ()
 
     def save(self, *items) -> None:
         self.saved = items
@@ -57,23 +59,23 @@ def apply(op: Op, *inputs: Tensor | None) -> Tensor:
     """Run `op` on `inputs` (None for an absent one) and record it if a gradient may flow."""
     device = inputs[0].device
     arrays = []
-    needs_grad = False
+    needs = []
     for t in inputs:
         if t is None:
             arrays.append(None)
+            needs.append(False)
             continue
         if t.device != device:
             found = ", ".join(i.device for i in inputs if i is not None)
             raise ValueError(f"{_name(op)}: expected all inputs on one device, got {found}")
         arrays.append(t.data)
-        needs_grad = needs_grad or t.requires_grad
-    op.device = device
-    op.needs = tuple([t is not None and t.requires_grad for t in inputs])
+        needs.append(t.requires_grad)
+    op.needs = needs
     out = Tensor._wrap(op.forward(backend.get(device), *arrays), device)
-    if needs_grad and _mode.grad:
-        op.edges = tuple(
-            [(t.creator or t) if need else None for t, need in zip(inputs, op.needs, strict=True)]
-        )
+    if True in needs and _mode.grad:
+        op.edges = [
+            (t.creator or t) if need else None for t, need in zip(inputs, needs, strict=True)
+        ]
         watched = [inputs[i]._version for i in op.reads if inputs[i] is not None]
         if op.reads_output:
             watched.append(out._version)
@@ -152,7 +154,7 @@ def _newest_first(node):
                 seen.add(edge)
                 stack.append(edge)
     ops = [n for n in seen if isinstance(n, Op)]
-    ops.sort(key=lambda op: op.sequence, reverse=True)
+    ops.sort(key=operator.attrgetter("sequence"), reverse=True)
     return ops + [n for n in seen if isinstance(n, Tensor)]
 
 

@@ -13,12 +13,18 @@ def tensors(*values):
 
     Plain numbers and arrays take the dtype of the first tensor; None stays None.
     """
-    first = next((v for v in values if isinstance(v, Tensor)), None)
-    if first is None:
-        device = dtype = None
-    else:
-        device = first.device
-        dtype = first.data.dtype if first.data.dtype.kind == "f" else None
+    device = dtype = None
+    converted = True
+    for v in values:
+        if isinstance(v, Tensor) and v.data.dtype.kind == "f":
+            if dtype is None:
+                device, dtype = v.device, v.data.dtype
+        elif v is not None:
+            converted = False
+            if device is None and isinstance(v, Tensor):
+                device = v.device
+    if converted:
+        return values
     out = []
     for v in values:
         if v is None:
@@ -27,17 +33,18 @@ def tensors(*values):
         t = Tensor._coerce(v, device)
         if dtype is None:
             dtype = t.data.dtype
-        elif t.data.dtype != dtype and not isinstance(v, Tensor):
+        elif t.data.dtype != dtype and t is not v:
             t = Tensor._wrap(t.data.astype(dtype), t.device)
         out.append(t)
     return out
 
 
-def check_dtypes(name: str, **arrays) -> None:
+def check_dtypes(name: str, first, *others) -> None:
     """All arrays (None aside) have one dtype, else a TypeError that lists them."""
-    if len({a.dtype for a in arrays.values() if a is not None}) > 1:
-        found = ", ".join(f"{n} {a.dtype}" for n, a in arrays.items() if a is not None)
-        raise TypeError(f"{name}: expected one floating-point dtype, got {found}")
+    for array in others:
+        if array is not None and array.dtype != first.dtype:
+            found = ", ".join(str(a.dtype) for a in (first, *others) if a is not None)
+            raise TypeError(f"{name}: expected one floating-point dtype, got {found}")
 
 
 def whole(name: str, what: str, value, least: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 from ..autograd import Op, apply
@@ -36,6 +37,7 @@ class Activation(Op):
         return (dx,)
 
 
+@functools.lru_cache(maxsize=256)
 def resolve(name: str, activation: str | None, alpha: float | None) -> tuple[int, float]:
     """(kind, alpha) of an activation that may be fused; None means linear."""
     activation = activation or "linear"
@@ -60,7 +62,7 @@ def check_alpha(name: str, activation: str, alpha: float) -> float:
 
 def _activate(x, name: str, alpha: float = 0.0):
     (x,) = tensors(x)
-    return apply(Activation(ACTIVATIONS[name], check_alpha(name, name, alpha)), x)
+    return apply(Activation(ACTIVATIONS[name], alpha), x)
 
 
 def relu(x):
@@ -86,7 +88,7 @@ def leaky_relu(x, negative_slope: float = 0.2):
     >>> tilegrad.ops.leaky_relu([-1.0, 2.0], 0.5).numpy().tolist()
     [-0.5, 2.0]
     """
-    return _activate(x, "leaky_relu", negative_slope)
+    return _activate(x, "leaky_relu", check_alpha("leaky_relu", "leaky_relu", negative_slope))
 
 
 def sigmoid(x):
@@ -116,7 +118,7 @@ def elu(x, alpha: float = 1.0):
     >>> tilegrad.ops.elu([0.0, 2.0]).numpy().tolist()
     [0.0, 2.0]
     """
-    return _activate(x, "elu", alpha)
+    return _activate(x, "elu", check_alpha("elu", "elu", alpha))
 
 
 def gelu(x, approximate: bool = False):

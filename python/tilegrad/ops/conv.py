@@ -33,7 +33,7 @@ class Conv2D(Op):
         kh, kw, _, f = w.shape
         if b is not None and b.shape != (f,):
             raise ValueError(f"conv2d: expected b of shape ({f},), got {b.shape}")
-        check_dtypes("conv2d", x=x, w=w, b=b)
+        check_dtypes("conv2d", x, w, b)
         (sh, sw), (dh, dw) = self.strides, self.dilation
         oh, top = window_axis("conv2d", h, kh, sh, self.padding[0], dh)
         ow, left = window_axis("conv2d", width, kw, sw, self.padding[1], dw)

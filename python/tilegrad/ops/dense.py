@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..autograd import Op, apply
 from ._common import check_dtypes, tensors
 from .activation import resolve
@@ -28,21 +30,20 @@ class Dense(Op):
             )
         if b is not None and b.shape != (f,):
             raise ValueError(f"dense: expected b of shape ({f},), got {b.shape}")
-        check_dtypes("dense", x=x, w=w, b=b)
-        rows = x.size // c if c else _count(x.shape[:-1])
-        y = k.empty((*x.shape[:-1], f), x.dtype)
-        x2 = x.reshape(rows, c)
-        k.dense_forward(y.reshape(rows, f), x2, w, b, self.activation, self.alpha)
-        self.save(x2, w, y if self.activation else None, x.shape)
-        return y
+        check_dtypes("dense", x, w, b)
+        rows = x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), c)
+        y = k.empty((len(rows), f), x.dtype)
+        k.dense_forward(y, rows, w, b, self.activation, self.alpha)
+        self.save(rows, w, y if self.activation else None, x.shape)
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], f)
 
     def backward(self, k, dy):
         x, w, y, x_shape = self.saved
+        dy = dy.reshape(len(x), w.shape[1])
         if y is not None:
             dz = k.empty(dy.shape, dy.dtype)
             k.activation_backward_dx(dz, dy, y, self.activation, self.alpha)
             dy = dz
-        dy = dy.reshape(len(x), w.shape[1])
         dx = dw = db = None
         if self.needs[0]:
             dx = k.empty(x.shape, x.dtype)
@@ -134,7 +135,7 @@ def matmul(a, b):
         raise ValueError(
             f"matmul: expected a (..., m, k) and b (..., k, n), got {shapes[0]} and {shapes[1]}"
         )
-    check_dtypes("matmul", a=a, b=b)
+    check_dtypes("matmul", a, b)
     if a.ndim == 1:
         a = expand_dims(a, 0)
     if b.ndim == 1:
@@ -151,9 +152,9 @@ def matmul(a, b):
 
 def _as_batch(t, batch: tuple[int, ...]):
     """t (..., m, n) as (prod(batch), m, n), or (1, m, n) where one matrix serves all."""
-    if _count(t.shape[:-2]) != 1 and t.shape[:-2] != batch:
+    if math.prod(t.shape[:-2]) != 1 and t.shape[:-2] != batch:
         t = broadcast_to(t, (*batch, *t.shape[-2:]))
-    return t.reshape((_count(t.shape[:-2]), *t.shape[-2:]))
+    return t.reshape((math.prod(t.shape[:-2]), *t.shape[-2:]))
 
 
 def _broadcast(name, a, b, shapes) -> tuple[int, ...]:
@@ -165,10 +166,3 @@ def _broadcast(name, a, b, shapes) -> tuple[int, ...]:
             raise ValueError(f"{name}: leading axes do not broadcast: {shapes[0]} and {shapes[1]}")
         out.append(q if p == 1 else p)
     return tuple(out)
-
-
-def _count(shape) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -28,7 +28,7 @@ class BinaryOp(Op):
         self.reads = () if self.linear else (0, 1)
 
     def forward(self, k, a, b):
-        check_dtypes(self.name, a=a, b=b)
+        check_dtypes(self.name, a, b)
         if a.shape == b.shape:
             shape = a.shape
         else:
@@ -578,7 +578,7 @@ def concatenate(xs, axis: int = 0):
         raise ValueError(
             f"concatenate: expected shapes that differ only along axis {axis}, got {found}"
         )
-    check_dtypes("concatenate", **{f"x{i}": x.data for i, x in enumerate(xs)})
+    check_dtypes("concatenate", *xs)
     return apply(Concatenate(axis), *xs)
 
 

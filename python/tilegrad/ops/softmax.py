@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autograd import Op, apply
 from ..tensor import Tensor
-from ._common import check_dtypes, tensors
+from ._common import tensors
 from .elementwise import transpose
 
 
@@ -163,12 +163,8 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, reduction: str = "
     n, classes = logits.shape
     labels = np.asarray(labels.data if isinstance(labels, Tensor) else labels)
     if labels.dtype.kind in "iub" and labels.shape == (n,):
-        if labels.dtype.itemsize > 4 or labels.dtype.kind == "u":
-            in_range = labels.astype(np.int64, copy=False).clip(
-                -1, classes
-            )  # so that int32 cannot wrap
-            if n and (in_range.min() < 0 or in_range.max() >= classes):
-                _check_labels(labels, classes)
+        if not np.can_cast(labels.dtype, np.int32):  # what would wrap is found first
+            _check_labels(labels, classes)
         labels = np.ascontiguousarray(labels, np.int32)
     elif labels.dtype.kind == "f" and labels.shape == (n, classes):
         labels = np.ascontiguousarray(labels, logits.dtype)
@@ -184,5 +180,4 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, reduction: str = "
                 f"softmax_cross_entropy: expected sample_weight of shape ({n},), got {weight.shape}"
             )
         sample_weight = np.ascontiguousarray(weight.data, logits.dtype)
-        check_dtypes("softmax_cross_entropy", logits=logits.data, sample_weight=sample_weight)
     return apply(SoftmaxCrossEntropy(labels, sample_weight, reduction), logits)
