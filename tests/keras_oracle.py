@@ -19,6 +19,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     keras = pytest.importorskip("keras", minversion="3.5", exc_type=ImportError)
 
+# Python 3.10 gets an older Keras, and a few of its ways have changed since.
+KERAS_VERSION = tuple(map(int, keras.__version__.split(".")[:2]))
+
 
 @pytest.fixture(scope="module")
 def on_backend(backend):
@@ -72,15 +75,15 @@ def assert_configs(ours: dict, oracle: dict, ignore=()):
     missing = set(oracle) - set(ours) - {"quantization_config", "lora_rank", "lora_alpha", *ignore}
     assert not missing, f"the config lacks {sorted(missing)}"
     for key in set(ours) & set(oracle) - set(ignore):
-        assert _plain(ours[key]) == _plain(oracle[key]), (
+        assert plain(ours[key]) == plain(oracle[key]), (
             f"config[{key!r}]: {ours[key]} != {oracle[key]}"
         )
 
 
-def _plain(value):
+def plain(value):
     """Tuples as lists, and only the settings that every Keras 3 has."""
     if isinstance(value, dict):
         if value.get("class_name") == "DTypePolicy":
             return value["config"]["name"]
-        return {k: _plain(v) for k, v in value.items() if k not in ("input_axes", "output_axes")}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {k: plain(v) for k, v in value.items() if k not in ("input_axes", "output_axes")}
+    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras_oracle import assert_agree, assert_configs, keras, on_backend, oracle, quiet  # noqa: F401
+from keras_oracle import (
+    KERAS_VERSION,
+    assert_agree,
+    assert_configs,
+    keras,
+    on_backend,  # noqa: F401
+    oracle,
+    plain,
+    quiet,
+)
 
 import tilegrad
 from tilegrad import Tensor, gradcheck, ops
@@ -68,7 +77,7 @@ def compare(kind, shape, length=1, **settings):
     assert ours.count_params() == theirs.layer.count_params()
     assert_configs(ours.get_config(), theirs.layer.get_config())
     assert type(ours).from_config(ours.get_config()).get_config() == ours.get_config()
-    quiet(type(theirs.layer).from_config, ours.get_config())
+    quiet(type(theirs.layer).from_config, plain(ours.get_config()))
     return ours
 
 
@@ -452,10 +461,14 @@ def test_get_and_set_weights():
     assert not (layer.kernel.data == 7).any()
     layer.set_weights(weights)
     assert (layer.kernel.data == 7).all()
-    with pytest.raises(ValueError, match=r"kernel of shape \(2, 3\), got \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"kernel as numbers of shape \(2, 3\), got .* \(3, 2\)"):
         layer.set_weights([weights[0].T, weights[1]])
     with pytest.raises(ValueError, match=r"expected 2 arrays .*, got 1"):
         layer.set_weights(weights[:1])
+    with pytest.raises(ValueError, match="expected a list of 2 arrays, got NoneType"):
+        layer.set_weights(None)
+    with pytest.raises(ValueError, match=r"kernel as numbers of shape \(2, 3\), got object"):
+        layer.set_weights([np.full((2, 3), None), np.zeros(3)])
 
 
 def test_names_count_like_keras():
@@ -564,6 +577,12 @@ def test_bad_arguments(make, message):
 def test_bad_inputs(layer, shape, message):
     with pytest.raises(ValueError, match=message):
         layer()(array(shape))
+
+
+@pytest.mark.parametrize("units", [2**31, 2**70])
+def test_weights_too_large_to_be_meant(units):
+    with pytest.raises(ValueError, match=r"'kernel' to have less than 2\*\*31 elements, got shape"):
+        layers.Dense(units)(np.zeros((1, 4)))
 
 
 def test_input_of_another_size_than_built_for():
@@ -698,7 +717,10 @@ def test_layer_losses():
     quiet(oracle, x)
     ours(x)
     assert len(ours.losses) == 3
-    assert_agree([loss.item() for loss in ours.losses], [float(loss) for loss in oracle.losses], 15)
+    expected = [float(loss) for loss in oracle.losses]
+    if KERAS_VERSION < (3, 15):  # the activity's loss was not yet a mean over the batch
+        expected[0] /= len(x)
+    assert_agree([loss.item() for loss in ours.losses], expected, 15)
     sum(ours.losses[1:], ours.losses[0]).backward()
     assert ours.kernel.grad is not None and ours.bias.grad is not None
     ours.trainable = False
@@ -762,6 +784,8 @@ def test_signatures_are_those_of_keras(name):
     )
     if name == "layers.Layer":  # Keras hides its arguments behind a wrapper
         return
+    if name.startswith("optimizers.") and KERAS_VERSION < (3, 15):
+        pytest.skip('before Keras 3.15 the default of name was "adam", not None')
     missing = {n for n, _ in theirs} - {n for n, _ in ours}
     assert missing <= NOT_OURS
     known = {n for n, _ in theirs}

@@ -196,9 +196,10 @@ def test_labels_of_any_type(dtype, column):
         ([0, 1, -1], "from 0 to 2, got -1 in row 2"),
         ([0.0, 0.5, 1.0], "an integer, got 0.5 in row 1"),
         ([0.0, np.nan, 1.0], "an integer, got nan in row 1"),
+        ([0.0, 1.0, np.inf], "an integer, got inf in row 2"),
         (np.array([0, 2**32, 0]), "4294967296 in row 1"),
         ([0, 1], r"of shape \(3,\)"),
-        ([[0, 1], [0, 1], [1, 1]], r"y_true of shape \(3,\)"),
+        ([[0, 1], [0, 1], [1, 1]], r"labels of shape \(3,\)"),
     ],
 )
 def test_bad_labels(labels, message, through_softmax):
@@ -219,8 +220,13 @@ def test_bad_shapes_and_arguments():
         losses.BinaryCrossentropy(label_smoothing=2.0)
     with pytest.raises(ValueError, match="dtype"):
         losses.MeanSquaredError(dtype="float16")
-    with pytest.raises(ValueError, match="broadcast"):
+    with pytest.raises(ValueError, match="sample_weight: expected a shape that broadcasts"):
         losses.MeanSquaredError()(np.ones((3, 4)), np.ones((3, 4)), np.ones(5))
+    for name in ("mse", "mae", "hinge", "kld", "poisson", "huber", "cosine_similarity"):
+        with pytest.raises(ValueError, match=r"y_true: .* with \(3, 4\), got \(3, 5\)"):
+            losses.get(name)(np.ones((3, 5)), np.ones((3, 4)))
+    with pytest.raises(TypeError, match="y_true: expected numbers, got dtype object from NoneType"):
+        losses.MeanSquaredError()(None, np.ones((3, 4)))
     with pytest.warns(SyntaxWarning, match="one class"):
         losses.CategoricalCrossentropy()(np.ones((3, 1)), np.ones((3, 1)))
 

@@ -88,6 +88,18 @@ def test_shapes_names_and_counts_are_those_of_keras(oracle):
     np.testing.assert_allclose(ours.predict(x, verbose=0), expected, atol=1e-5)
 
 
+def test_symbolic_inputs_and_outputs(oracle):
+    ours, theirs = cnn(), cnn(oracle)
+    assert [x.shape for x in ours.inputs] == [x.shape for x in theirs.inputs]
+    assert [x.shape for x in ours.outputs] == [x.shape for x in theirs.outputs]
+    for mine, other in zip(ours.layers, theirs.layers, strict=True):
+        assert (mine.input.shape, mine.output.shape) == (other.input.shape, other.output.shape)
+    with pytest.raises(AttributeError, match="has no outputs before it is built"):
+        keras.Sequential([layers.Dense(2)]).outputs  # noqa: B018
+    with pytest.raises(AttributeError, match="has no output before it is part of a built model"):
+        layers.Dense(2).output  # noqa: B018
+
+
 def test_the_small_cnn_has_693962_parameters():
     with pytest.warns(UserWarning, match="input_shape"):
         first = layers.Conv2D(32, (3, 3), activation="relu", input_shape=(28, 28, 1))
@@ -253,10 +265,11 @@ def test_user_data_stay_as_they_are():
         (np.float32(3), Y, ValueError, "batch axis"),
         (np.array(["a"] * 160), Y, TypeError, "x: expected numbers"),
         ([[1.0], [1.0, 2.0]], [1, 2], ValueError, "rows of equal length"),
-        (None, None, ValueError, "got none"),
+        (None, None, ValueError, "got NoneType"),
         (3, Y, ValueError, "a sequence of batches or a generator, got int"),
         (X, np.full(160, 10), ValueError, "label"),
         (X, -np.ones(160, int), ValueError, "label"),
+        (X, np.full(160, np.inf), ValueError, "an integer, got inf in row 0"),
     ],
 )
 def test_bad_data(x, y, error, message):
@@ -273,6 +286,14 @@ def test_bad_data(x, y, error, message):
         ({"batch_size": -3}, "batch_size: expected a positive integer, got -3"),
         ({"batch_size": 2.5}, "batch_size"),
         ({"epochs": -1}, "epochs"),
+        ({"initial_epoch": -1}, "initial_epoch: expected an integer >= 0, got -1"),
+        ({"class_weight": [1.0, 2.0]}, "class_weight: expected a dict from class index to weight"),
+        ({"class_weight": {0: "a"}}, "class_weight: expected a dict from class index to weight"),
+        ({"validation_split": "a"}, r"validation_split: expected a number in \[0, 1\), got 'a'"),
+        (
+            {"sample_weight": np.ones((160, 2))},
+            r"sample_weight: expected a shape .*, got \(32, 2\)",
+        ),
         ({"verbose": 3}, "verbose: expected 'auto', 0, 1 or 2, got 3"),
         ({"validation_split": 1.0}, "validation_split"),
         ({"validation_split": 0.999}, "validation_split: 160 samples are too few"),
@@ -524,6 +545,52 @@ def test_steps():
     with pytest.warns(UserWarning, match="ran out after 2 of 3 batches"):  # there are 5 in all
         model.fit(X, Y, batch_size=32, steps_per_epoch=3, epochs=2, verbose=0, callbacks=[record])
     assert seen == [0, 1, 2, 0, 1]
+
+
+def test_validation_steps_always_take_the_same_batches():
+    model = linear()
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    x, y = np.arange(12, dtype="float32").reshape(4, 3), np.zeros((4, 1))
+    options = {"validation_steps": 1, "validation_batch_size": 2, "epochs": 3, "verbose": 0}
+    first = model.evaluate(x[:2], y[:2], verbose=0)
+    history = model.fit(x, y, validation_data=(x, y), **options).history
+    assert history["val_loss"] == [first] * 3
+    # A generator cannot start anew.
+    batches = iter([(x[i : i + 1], y[:1]) for i in range(3)])
+    history = model.fit(x, y, validation_data=batches, **options).history
+    assert len(set(history["val_loss"])) == 3
+
+
+def test_labels_of_any_integer_type_train_alike():
+    histories = []
+    for dtype in ("uint8", "int32", "int64", "uint64", "float64"):
+        keras.utils.set_random_seed(1)
+        histories.append(compiled().fit(X, Y.astype(dtype), verbose=0).history)
+    assert all(history == histories[0] for history in histories)
+
+
+def test_a_model_without_optimizer_evaluates():
+    model = compiled()
+    expected = model.evaluate(X, Y, verbose=0)
+    model.compile(None, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    assert model.evaluate(X, Y, verbose=0) == expected
+    with pytest.raises(ValueError, match="expected an optimizer"):
+        model.fit(X, Y, verbose=0)
+
+
+@pytest.mark.parametrize("output", [None, "text", np.float32(1)])
+def test_outputs_that_are_no_arrays(output):
+    class Odd(keras.Model):
+        def call(self, inputs):
+            return output
+
+    with pytest.raises(ValueError, match="arrays with a batch axis, got"):
+        Odd().predict(X, verbose=0)
+
+
+def test_a_loss_that_gives_nothing():
+    with pytest.raises(TypeError, match="expected the losses as a tensor, got None"):
+        compiled(loss=lambda y_true, y_pred: None).fit(X, Y, verbose=0)
 
 
 def test_steps_beyond_the_data_warn():

@@ -286,6 +286,8 @@ def test_bad_gradients(grads, message):
 
 def test_unknown_variables():
     ws, optimizer = variables(), optimizers.SGD()
+    with pytest.raises(TypeError, match="expected variables, got ndarray"):
+        optimizers.SGD().apply([np.ones(3)], [np.ones(3)])
     with pytest.raises(ValueError, match="first apply needs the variables"):
         optimizer.apply()
     optimizer.apply(gradients(0)[:1], ws[:1])
@@ -401,6 +403,10 @@ def test_a_rule_of_ones_own():
         (lambda: optimizers.Adam(beta_1=1.0), r"beta_1 in \[0, 1\)"),
         (lambda: optimizers.AdamW(weight_decay=None), "weight_decay"),
         (lambda: optimizers.Adam(clipnorm=1.0, clipvalue=1.0), "one of clipnorm"),
+        (lambda: optimizers.Adam(clipnorm="1"), "expected clipnorm to be a number > 0, got '1'"),
+        (lambda: optimizers.Adam(clipvalue=-1.0), "expected clipvalue to be a number > 0"),
+        (lambda: optimizers.SGD(weight_decay=-0.1), "expected weight_decay to be a number >= 0"),
+        (lambda: optimizers.SGD(loss_scale_factor=0), "expected loss_scale_factor to be a number"),
         (lambda: optimizers.Adam(use_ema=True, ema_momentum=2.0), "ema_momentum"),
         (
             lambda: optimizers.Adam(use_ema=True, ema_overwrite_frequency=0),

@@ -115,6 +115,9 @@ def test_assign_and_item_assignment():
     assert t.numpy().tolist() == [[5, 6], [1, 1]]
     with pytest.raises(ValueError, match=r"assign: expected shape \(2, 2\), got \(2,\)"):
         t.assign([1.0, 2.0])
+    for wrong in ([[1j, 1], [1, 1]], [[object(), 1], [1, 1]], [["a", "b"], ["c", "d"]]):
+        with pytest.raises(TypeError, match="assign: expected float32"):
+            Tensor(np.zeros((2, 2), np.float32)).assign(wrong)
     frozen = np.zeros(2, np.float32)
     frozen.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):

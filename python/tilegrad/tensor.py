@@ -191,8 +191,10 @@ class Tensor:
         source = value.data if isinstance(value, Tensor) else np.asarray(value)
         if source.shape != self.shape:
             raise ValueError(f"assign: expected shape {self.shape}, got {source.shape}")
+        if not np.can_cast(source.dtype, self.dtype, "same_kind"):
+            raise TypeError(f"assign: expected {self.dtype} or what fits it, got {source.dtype}")
         self._check_writable("assign")
-        np.copyto(self.data, source, casting="same_kind" if source.dtype.kind == "f" else "unsafe")
+        np.copyto(self.data, source, casting="same_kind")
         self._version[0] += 1
         return self
 

@@ -8,6 +8,7 @@ import inspect
 import math
 import operator
 import os
+import string
 import warnings
 
 from .saving.files import check_suffix, check_writable
@@ -118,9 +119,10 @@ class CallbackList(Callback):
         super().__init__()
         self.callbacks = _flatten(callbacks)
         for callback in self.callbacks:
-            if not hasattr(callback, "set_model"):
+            if inspect.isclass(callback) or not hasattr(callback, "set_model"):
+                found = f"the class {callback.__name__}" if inspect.isclass(callback) else None
                 raise TypeError(
-                    f"callbacks: expected Callback objects, got {type(callback).__name__}"
+                    f"callbacks: expected Callback objects, got {found or type(callback).__name__}"
                 )
         if add_history and self._find(History) is None:
             self.callbacks.append(History())
@@ -541,6 +543,14 @@ class ModelCheckpoint(MonitorCallback):
     ):
         super().__init__(monitor, mode, initial_value_threshold)
         self.filepath = check_suffix(filepath, "ModelCheckpoint")
+        try:
+            fields = [field for _, field, _, _ in string.Formatter().parse(self.filepath)]
+        except ValueError as error:
+            raise ValueError(f"ModelCheckpoint: {self.filepath!r}: {error}") from None
+        if any(field is not None and not field.isidentifier() for field in fields):
+            raise ValueError(
+                f"ModelCheckpoint: expected named fields such as {{epoch}}, got {self.filepath!r}"
+            )
         self.verbose = verbose
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only

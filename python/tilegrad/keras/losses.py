@@ -17,8 +17,12 @@ from ..tensor import Tensor
 from .config import epsilon
 from .identifiers import Registry
 from .naming import auto_name
+from .targets import as_array, as_labels, complain, match, match_rank
 
 _REDUCTIONS = ("sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none", None)
+# what `ops.softmax_cross_entropy` calls them
+_FUSED_REDUCTIONS = {"sum_over_batch_size": "mean", "mean": "mean", "sum": "sum"}
+_FUSED_REDUCTIONS |= {"none": "none", None: "none"}
 
 
 class Loss:
@@ -91,7 +95,10 @@ class LossFunctionWrapper(Loss):
         return _reduce(values, weight, self.reduction)
 
     def call(self, y_true, y_pred):
-        return self.fn(*_same_rank(_array(y_true), y_pred), **self._fn_kwargs)
+        losses = self.fn(*match_rank(as_array(y_true), y_pred), **self._fn_kwargs)
+        if losses is None:
+            raise TypeError(f"{self.name}: expected the losses as a tensor, got None")
+        return losses
 
     def get_config(self):
         if type(self) is LossFunctionWrapper:
@@ -345,19 +352,19 @@ def log_cosh(y_true, y_pred):
 
 def hinge(y_true, y_pred):
     """mean max(1 - t p, 0) over the last axis; targets 0 and 1 count as -1 and 1."""
-    y_true, y_pred = _arrays(y_true, y_pred)
+    y_true, y_pred = _pair(y_true, y_pred)
     return ops.mean(ops.relu(1.0 - y_pred * _signs(y_true)), -1)
 
 
 def squared_hinge(y_true, y_pred):
     """mean max(1 - t p, 0)^2 over the last axis; targets 0 and 1 count as -1 and 1."""
-    y_true, y_pred = _arrays(y_true, y_pred)
+    y_true, y_pred = _pair(y_true, y_pred)
     return ops.mean(ops.square(ops.relu(1.0 - y_pred * _signs(y_true))), -1)
 
 
 def categorical_hinge(y_true, y_pred):
     """max(max((1 - t) p) - sum t p + 1, 0) over the last axis."""
-    y_true, y_pred = _arrays(y_true, y_pred)
+    y_true, y_pred = _pair(y_true, y_pred)
     positive = ops.sum(y_pred * y_true, -1)
     negative = ops.max(y_pred * (1 - y_true), -1)
     return ops.relu(negative - positive + 1.0)
@@ -365,7 +372,7 @@ def categorical_hinge(y_true, y_pred):
 
 def kl_divergence(y_true, y_pred):
     """sum t log(t / p) over the last axis, both clipped to [eps, 1]."""
-    y_true, y_pred = _arrays(y_true, y_pred)
+    y_true, y_pred = _pair(y_true, y_pred)
     y_true = np.clip(y_true, np.float32(epsilon()), np.float32(1))
     log_ratio = np.log(y_true) - ops.log(ops.clip(y_pred, epsilon(), 1.0))
     return ops.sum(log_ratio * y_true, -1)
@@ -373,7 +380,7 @@ def kl_divergence(y_true, y_pred):
 
 def poisson(y_true, y_pred):
     """mean p - t log(p + eps) over the last axis."""
-    y_true, y_pred = _arrays(y_true, y_pred)
+    y_true, y_pred = _pair(y_true, y_pred)
     return ops.mean(y_pred - ops.log(y_pred + epsilon()) * y_true, -1)
 
 
@@ -388,7 +395,7 @@ def cosine_similarity(y_true, y_pred, axis=-1):
 
 def binary_crossentropy(y_true, y_pred, from_logits=False, label_smoothing=0.0, axis=-1):
     """mean of -t log p - (1 - t) log(1 - p) along `axis`; see `BinaryCrossentropy`."""
-    y_true, y_pred = _arrays(y_true, y_pred)
+    y_true, y_pred = match_rank(*_arrays(y_true, y_pred))
     if y_true.shape != y_pred.shape:
         raise ValueError(
             f"binary_crossentropy: expected y_true of y_pred's shape {y_pred.shape}, "
@@ -432,7 +439,7 @@ def sparse_categorical_crossentropy(y_true, y_pred, from_logits=False, ignore_cl
     """-log p[t] for integer targets; see `SparseCategoricalCrossentropy`."""
     y_pred = _prediction(y_pred)
     axis = _class_axis("sparse_categorical_crossentropy", y_pred, axis)
-    labels = _labels(y_true, y_pred, axis)
+    labels = as_labels(y_true, y_pred, axis)
     valid = None
     if ignore_class is not None:
         valid = labels != ignore_class
@@ -460,13 +467,13 @@ def _fused_sparse(
     if y_pred.ndim != 2 or axis not in (-1, 1) or ignore_class is not None:
         return None
     logits = _logits(y_pred, from_logits, 1)
-    mode = _fused_reduction(reduction)
+    mode = _FUSED_REDUCTIONS.get(reduction)
     if logits is None or mode is None:
         return None
     weight = _fused_weight(sample_weight, logits)
     if weight is False:
         return None
-    labels = _labels(y_true, y_pred, 1)
+    labels = as_labels(y_true, y_pred, 1)
     return ops.softmax_cross_entropy(logits, labels, weight, mode)
 
 
@@ -477,7 +484,7 @@ def _fused_dense(
     if y_pred.ndim != 2 or axis not in (-1, 1) or y_pred.shape[1] == 1:
         return None
     logits = _logits(y_pred, from_logits, 1)
-    mode = _fused_reduction(reduction)
+    mode = _FUSED_REDUCTIONS.get(reduction)
     if logits is None or mode is None:
         return None
     weight = _fused_weight(sample_weight, logits)
@@ -485,17 +492,6 @@ def _fused_dense(
     if weight is False or target.shape != y_pred.shape:
         return None
     return ops.softmax_cross_entropy(logits, _smooth(target, label_smoothing), weight, mode)
-
-
-def _fused_reduction(reduction):
-    modes = {
-        "sum_over_batch_size": "mean",
-        "mean": "mean",
-        "sum": "sum",
-        "none": "none",
-        None: "none",
-    }
-    return modes.get(reduction)
 
 
 def _fused_weight(sample_weight, logits):
@@ -519,31 +515,14 @@ def _prediction(y_pred) -> Tensor:
     )
 
 
-def _array(y_true) -> np.ndarray:
-    return y_true.data if isinstance(y_true, Tensor) else np.asarray(y_true)
-
-
 def _arrays(y_true, y_pred) -> tuple[np.ndarray, Tensor]:
     """Targets as an array of the predictions' dtype, predictions as a tensor."""
     y_pred = _prediction(y_pred)
-    return _array(y_true).astype(y_pred.dtype, copy=False), y_pred
+    return as_array(y_true).astype(y_pred.dtype, copy=False), y_pred
 
 
 def _pair(y_true, y_pred) -> tuple[np.ndarray, Tensor]:
-    return _same_rank(*_arrays(y_true, y_pred))
-
-
-def _same_rank(y_true, y_pred):
-    """Add or drop a last axis of size 1, where that is all that the ranks differ by."""
-    if y_true.ndim == y_pred.ndim + 1 and y_true.shape[-1] == 1:
-        if y_pred.ndim == 1:
-            return y_true, ops.reshape(y_pred, (len(y_pred), 1))
-        return y_true.reshape(y_true.shape[:-1]), y_pred
-    if y_pred.ndim == y_true.ndim + 1 and y_pred.shape[-1] == 1:
-        if y_true.ndim == 1:
-            return y_true.reshape(-1, 1), y_pred
-        return y_true, ops.reshape(y_pred, y_pred.shape[:-1])
-    return y_true, y_pred
+    return match(*_arrays(y_true, y_pred))
 
 
 def _reduce(values: Tensor, sample_weight, reduction) -> Tensor:
@@ -551,8 +530,8 @@ def _reduce(values: Tensor, sample_weight, reduction) -> Tensor:
     values = _prediction(values)
     weight = None
     if sample_weight is not None:
-        weight = np.asarray(_array(sample_weight), values.dtype)
-        weight, values = _same_rank(weight, values)
+        weight = as_array(sample_weight, "sample_weight").astype(values.dtype, copy=False)
+        weight, values = match(weight, values, "sample_weight")
         values = values * weight
     if reduction in (None, "none") or values.shape in ((), (0,)):
         return values
@@ -569,50 +548,22 @@ def _ignored(fn, y_true, y_pred, sample_weight, reduction, kwargs):
     """Sample weights that leave the ignored class out of sum and count."""
     if fn is not sparse_categorical_crossentropy or kwargs.get("ignore_class") is None:
         return sample_weight
-    labels = _labels(y_true, y_pred, _class_axis(fn.__name__, y_pred, kwargs.get("axis", -1)))
+    labels = as_labels(y_true, y_pred, _class_axis(fn.__name__, y_pred, kwargs.get("axis", -1)))
     valid = (labels != kwargs["ignore_class"]).astype(np.float32)
     if reduction in ("mean", "sum_over_batch_size"):
         valid *= valid.size / max(valid.sum(), 1)
     if sample_weight is None:
         return valid
-    weight = np.asarray(_array(sample_weight), np.float32)
+    weight = np.asarray(as_array(sample_weight), np.float32)
     if weight.ndim == valid.ndim + 1 and weight.shape[-1] == 1:
         weight = weight.reshape(weight.shape[:-1])
     return weight * valid
 
 
-def _labels(y_true, y_pred, axis) -> np.ndarray:
-    """Integer labels of y_pred's shape without the class axis, from integers or whole floats."""
-    labels = _array(y_true)
-    expected = y_pred.shape[:axis] + y_pred.shape[axis + 1 :]
-    if labels.shape != expected:
-        if labels.ndim == y_pred.ndim and labels.shape[axis] == 1:
-            labels = labels.reshape(labels.shape[:axis] + labels.shape[axis + 1 :])
-        if labels.shape != expected:
-            raise ValueError(
-                f"sparse_categorical_crossentropy: expected y_true of shape {expected} for y_pred "
-                f"of shape {y_pred.shape}, got {_array(y_true).shape}"
-            )
-    if labels.dtype.kind == "f":
-        whole = np.trunc(labels) == labels
-        if not whole.all():
-            _complain(labels, ~whole, "an integer")
-        labels = labels.astype(np.int64)
-    return labels
-
-
 def _check_range(labels, classes: int) -> None:
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
-        _complain(labels, wrong, f"from 0 to {classes - 1}")
-
-
-def _complain(labels, wrong, expected: str):
-    at = tuple(int(i) for i in np.argwhere(wrong)[0])
-    raise ValueError(
-        f"sparse_categorical_crossentropy: expected every label to be {expected}, got {labels[at]} "
-        f"in row {at[0] if len(at) == 1 else at} ({int(wrong.sum())} of {labels.size} are wrong)"
-    )
+        complain(labels, wrong, f"from 0 to {classes - 1}")
 
 
 def _class_axis(name: str, y_pred, axis) -> int:

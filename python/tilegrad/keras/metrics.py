@@ -1,18 +1,36 @@
 """Metrics: numbers that are shown and watched, not minimised.
 
-A metric gathers batches (`update_state`) and gives one float for all of them (`result`). Everything
-is plain NumPy. Notation: p = y_pred, t = y_true, w = sample_weight. Metrics with ``_direction``
-"up" are better when larger, "down" when smaller; callbacks in mode "auto" go by that.
+A metric gathers batches (`update_state`) and gives one float for all of them (`result`). What a
+loss is too comes from `losses`; the rest is plain NumPy. Notation: p = y_pred, t = y_true,
+w = sample_weight. Metrics with ``_direction`` "up" are better when larger, "down" when smaller;
+callbacks in mode "auto" go by that.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..tensor import Tensor
+from . import losses
 from .config import epsilon
 from .identifiers import Registry
+from .losses import (
+    binary_crossentropy,
+    categorical_crossentropy,
+    categorical_hinge,
+    hinge,
+    huber,
+    kl_divergence,
+    log_cosh,
+    mean_absolute_error,
+    mean_absolute_percentage_error,
+    mean_squared_error,
+    mean_squared_logarithmic_error,
+    poisson,
+    sparse_categorical_crossentropy,
+    squared_hinge,
+)
 from .naming import auto_name
+from .targets import as_array, as_labels, match, match_rank
 from .variable import Variable
 
 
@@ -126,9 +144,9 @@ class Mean(Metric):
         self.count = 0.0
 
     def update_state(self, values, sample_weight=None):
-        if sample_weight is not None and np.ndim(values) == 0 and np.ndim(sample_weight) == 0:
-            self.total += float(values) * float(sample_weight)
-            self.count += float(sample_weight)
+        if isinstance(values, float) and isinstance(sample_weight, (int, float)):
+            self.total += values * sample_weight
+            self.count += sample_weight
             return
         total, count = _weigh(values, sample_weight)
         self.total += total
@@ -152,7 +170,7 @@ class MeanMetricWrapper(Mean):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         values = self._fn(y_true, y_pred, **self._fn_kwargs)
-        super().update_state(_array(values), sample_weight)
+        super().update_state(as_array(values, self.name), sample_weight)
 
     def get_config(self):
         if type(self) is MeanMetricWrapper:
@@ -422,6 +440,15 @@ class _Confusion(Metric):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         y_true, y_pred = _pair(y_true, y_pred)
+        if y_true.shape != y_pred.shape:
+            raise ValueError(
+                f"{self.name}: expected y_true of y_pred's shape {y_pred.shape}, got {y_true.shape}"
+            )
+        if self.class_id is not None and not 0 <= self.class_id < y_pred.shape[-1]:
+            raise ValueError(
+                f"{self.name}: expected class_id={self.class_id} among the columns of y_pred, "
+                f"got shape {y_pred.shape}"
+            )
         weight = None if sample_weight is None else _match(sample_weight, y_pred)
         if self.top_k is not None:
             kept = np.argsort(-y_pred, -1, kind="stable")[..., : self.top_k]
@@ -573,7 +600,7 @@ class AUC(_Confusion):
         self.reset_state()
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        y_pred = _array(y_pred)
+        y_pred = as_array(y_pred)
         if self.from_logits:
             y_pred = _sigmoid(y_pred)
         if y_pred.size and not (y_pred.min() >= 0 and y_pred.max() <= 1):
@@ -663,7 +690,7 @@ class FBetaScore(Metric):
         self._counts = None  # (tp, fp, fn, weight of t), each per class or one for all
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        y_true, y_pred = _arrays(y_true, y_pred)
+        y_true, y_pred = _pair(y_true, y_pred)
         if y_pred.ndim != 2 or y_true.shape != y_pred.shape:
             raise ValueError(
                 f"{type(self).__name__}: expected y_true and y_pred of one shape (n, classes), "
@@ -674,7 +701,7 @@ class FBetaScore(Metric):
         else:
             decision = y_pred > self.threshold
         weight = (
-            1.0 if sample_weight is None else _array(sample_weight).astype(float).reshape(-1, 1)
+            1.0 if sample_weight is None else as_array(sample_weight).astype(float).reshape(-1, 1)
         )
         axis = None if self.average == "micro" else 0
         actual, decision = y_true.astype(float), decision.astype(float)
@@ -722,13 +749,13 @@ class F1Score(FBetaScore):
 
 def accuracy(y_true, y_pred):
     """1 where t == p, else 0."""
-    y_true, y_pred = _same_rank(_array(y_true), _array(y_pred))
+    y_true, y_pred = match(as_array(y_true), as_array(y_pred, "y_pred"))
     return (y_true == y_pred).astype(np.float32)
 
 
 def binary_accuracy(y_true, y_pred, threshold=0.5):
     """The share of t == (p > threshold) along the last axis."""
-    y_true, y_pred = _same_rank(_array(y_true), _array(y_pred))
+    y_true, y_pred = match(as_array(y_true), as_array(y_pred, "y_pred"))
     right = y_true == (y_pred > (0.5 if threshold is None else threshold))
     return (
         right[..., 0].astype(np.float32)
@@ -739,24 +766,24 @@ def binary_accuracy(y_true, y_pred, threshold=0.5):
 
 def categorical_accuracy(y_true, y_pred):
     """1 where argmax t == argmax p, else 0."""
-    return (_array(y_true).argmax(-1) == _array(y_pred).argmax(-1)).astype(np.float32)
+    return sparse_categorical_accuracy(as_array(y_true).argmax(-1), y_pred)
 
 
 def sparse_categorical_accuracy(y_true, y_pred):
     """1 where t == argmax p, else 0."""
-    y_pred = _array(y_pred)
-    return (_labels(y_true, y_pred, -1) == y_pred.argmax(-1)).astype(np.float32)
+    y_pred = as_array(y_pred, "y_pred")
+    return (as_labels(y_true, y_pred) == y_pred.argmax(-1)).astype(np.float32)
 
 
 def top_k_categorical_accuracy(y_true, y_pred, k=5):
     """1 where argmax t is among the k largest p, else 0."""
-    return sparse_top_k_categorical_accuracy(_array(y_true).argmax(-1), y_pred, k)
+    return sparse_top_k_categorical_accuracy(as_array(y_true).argmax(-1), y_pred, k)
 
 
 def sparse_top_k_categorical_accuracy(y_true, y_pred, k=5, from_sorted_ids=False):
     """1 where t is among the k largest p, else 0; ties with the k-th count as in."""
-    y_pred = _array(y_pred)
-    labels = _labels(y_true, y_pred, -1)
+    y_pred = as_array(y_pred, "y_pred")
+    labels = as_labels(y_true, y_pred)
     if from_sorted_ids:
         return (y_pred[..., :k] == labels[..., None]).any(-1).astype(np.float32)
     known = (labels >= 0) & (labels < y_pred.shape[-1])
@@ -766,170 +793,29 @@ def sparse_top_k_categorical_accuracy(y_true, y_pred, k=5, from_sorted_ids=False
     return (known & (larger < k) & np.isfinite(own[..., 0])).astype(np.float32)
 
 
-def mean_squared_error(y_true, y_pred):
-    """mean (p - t)^2 along the last axis."""
-    y_true, y_pred = _pair(y_true, y_pred)
-    return np.square(y_pred - y_true).mean(-1)
-
-
-def mean_absolute_error(y_true, y_pred):
-    """mean |p - t| along the last axis."""
-    y_true, y_pred = _pair(y_true, y_pred)
-    return np.abs(y_pred - y_true).mean(-1)
-
-
-def mean_absolute_percentage_error(y_true, y_pred):
-    """100 mean |p - t| / max(|t|, eps) along the last axis."""
-    y_true, y_pred = _pair(y_true, y_pred)
-    return 100 * (np.abs(y_pred - y_true) / np.maximum(np.abs(y_true), np.float32(epsilon()))).mean(
-        -1
-    )
-
-
-def mean_squared_logarithmic_error(y_true, y_pred):
-    """mean (log(max(p, eps) + 1) - log(max(t, eps) + 1))^2 along the last axis."""
-    y_true, y_pred = (np.log1p(np.maximum(y, epsilon())) for y in _pair(y_true, y_pred))
-    return np.square(y_pred - y_true).mean(-1)
-
-
-def log_cosh(y_true, y_pred):
-    """mean log cosh(p - t) along the last axis."""
-    y_true, y_pred = _pair(y_true, y_pred)
-    error = np.abs(y_pred - y_true)
-    return (error + np.log1p(np.exp(-2 * error)) - np.log(2)).mean(-1)
-
-
-def huber(y_true, y_pred, delta=1.0):
-    """mean of e^2 / 2 where |e| <= delta, else delta |e| - delta^2 / 2, along the last axis."""
-    y_true, y_pred = _pair(y_true, y_pred)
-    error = np.abs(y_pred - y_true)
-    inner = np.minimum(error, delta)
-    return (inner * inner / 2 + delta * (error - inner)).mean(-1)
-
-
-def hinge(y_true, y_pred):
-    """mean max(1 - t p, 0) along the last axis; targets 0 and 1 count as -1 and 1."""
-    y_true, y_pred = _arrays(y_true, y_pred)
-    return np.maximum(1 - _signs(y_true) * y_pred, 0).mean(-1)
-
-
-def squared_hinge(y_true, y_pred):
-    """mean max(1 - t p, 0)^2 along the last axis; targets 0 and 1 count as -1 and 1."""
-    y_true, y_pred = _arrays(y_true, y_pred)
-    return np.square(np.maximum(1 - _signs(y_true) * y_pred, 0)).mean(-1)
-
-
-def categorical_hinge(y_true, y_pred):
-    """max(max((1 - t) p) - sum t p + 1, 0) along the last axis."""
-    y_true, y_pred = _arrays(y_true, y_pred)
-    return np.maximum(((1 - y_true) * y_pred).max(-1) - (y_true * y_pred).sum(-1) + 1, 0)
-
-
-def kl_divergence(y_true, y_pred):
-    """sum t log(t / p) along the last axis, both clipped to [eps, 1]."""
-    y_true, y_pred = (np.clip(y, np.float32(epsilon()), 1) for y in _arrays(y_true, y_pred))
-    return (y_true * np.log(y_true / y_pred)).sum(-1)
-
-
-def poisson(y_true, y_pred):
-    """mean p - t log(p + eps) along the last axis."""
-    y_true, y_pred = _arrays(y_true, y_pred)
-    return (y_pred - y_true * np.log(y_pred + epsilon())).mean(-1)
-
-
 def cosine_similarity(y_true, y_pred, axis=-1):
     """sum t p / (|t| |p|) along `axis`."""
-    y_true, y_pred = _pair(y_true, y_pred)
-    length = [np.sqrt(np.square(y).sum(axis, keepdims=True)) for y in (y_true, y_pred)]
-    unit = [y / np.maximum(n, epsilon()) for y, n in zip((y_true, y_pred), length, strict=True)]
-    return (unit[0] * unit[1]).sum(axis)
-
-
-def binary_crossentropy(y_true, y_pred, from_logits=False, label_smoothing=0.0, axis=-1):
-    """mean of -t log p - (1 - t) log(1 - p) along `axis`."""
-    y_true, y_pred = _pair(y_true, y_pred)
-    if label_smoothing:
-        y_true = y_true * (1 - label_smoothing) + 0.5 * label_smoothing
-    if from_logits:
-        losses = np.maximum(y_pred, 0) - y_pred * y_true + np.log1p(np.exp(-np.abs(y_pred)))
-    else:
-        p = np.clip(y_pred, np.float32(epsilon()), np.float32(1 - epsilon()))
-        losses = -(y_true * np.log(p) + (1 - y_true) * np.log(1 - p))
-    return losses.mean(axis)
-
-
-def categorical_crossentropy(y_true, y_pred, from_logits=False, label_smoothing=0.0, axis=-1):
-    """-sum t log p along `axis`."""
-    y_true, y_pred = _arrays(y_true, y_pred)
-    if label_smoothing:
-        y_true = y_true * (1 - label_smoothing) + label_smoothing / y_true.shape[-1]
-    return -(y_true * _log_probabilities(y_pred, from_logits, axis)).sum(axis)
-
-
-def sparse_categorical_crossentropy(y_true, y_pred, from_logits=False, ignore_class=None, axis=-1):
-    """-log p[t] along `axis`; 0 where t is `ignore_class`.
-
-    Raises:
-        ValueError: a label out of range.
-    """
-    y_pred = _array(y_pred)
-    labels = _labels(y_true, y_pred, axis).astype(np.int64)
-    valid = np.True_ if ignore_class is None else labels != ignore_class
-    labels = np.where(valid, labels, 0)
-    classes = y_pred.shape[axis]
-    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(
-            f"sparse_categorical_crossentropy: expected labels from 0 to {classes - 1}, "
-            f"got {labels.min()} to {labels.max()}"
-        )
-    logs = _log_probabilities(y_pred, from_logits, axis)
-    own = np.take_along_axis(logs, np.expand_dims(labels, axis), axis).squeeze(axis)
-    return np.where(valid, -own, 0)
+    return -losses.cosine_similarity(y_true, y_pred, axis)
 
 
 # -- conversions -----------------------------------------------------------------------------------
 
 
-def _array(x) -> np.ndarray:
-    return x.data if isinstance(x, Tensor) else np.asarray(x)
-
-
-def _arrays(y_true, y_pred):
-    """Both as arrays of a floating-point type."""
-    y_pred = _array(y_pred)
+def _pair(y_true, y_pred):
+    """Both in one floating-point type and of one rank."""
+    y_pred = as_array(y_pred, "y_pred")
     if y_pred.dtype.kind != "f":
         y_pred = y_pred.astype(np.float32)
-    return _array(y_true).astype(y_pred.dtype, copy=False), y_pred
-
-
-def _pair(y_true, y_pred):
-    return _same_rank(*_arrays(y_true, y_pred))
-
-
-def _same_rank(a, b):
-    """Add or drop a last axis of size 1, where that is all that the ranks differ by."""
-    if a.ndim == b.ndim + 1 and a.shape[-1] == 1:
-        return (a, b[:, None]) if b.ndim == 1 else (a[..., 0], b)
-    if b.ndim == a.ndim + 1 and b.shape[-1] == 1:
-        return (a[:, None], b) if a.ndim == 1 else (a, b[..., 0])
-    return a, b
-
-
-def _labels(y_true, y_pred, axis):
-    """Labels without the axis of size 1 that stands for the classes."""
-    labels = _array(y_true)
-    return (
-        labels.squeeze(axis) if labels.ndim == y_pred.ndim and labels.shape[axis] == 1 else labels
-    )
+    return match(as_array(y_true).astype(y_pred.dtype, copy=False), y_pred)
 
 
 def _weigh(values, weight, reduce=np.mean) -> tuple[float, float]:
     """sum w x and sum w; a weight with fewer axes than x weighs x reduced over the other axes."""
-    values = _array(values)
+    values = as_array(values)
     if weight is None:
         return float(values.sum(dtype=np.float64)), float(values.size)
-    weight = _array(weight).astype(np.float64)
-    values, weight = _same_rank(values, weight)
+    weight = as_array(weight).astype(np.float64)
+    values, weight = match_rank(values, weight)
     if values.ndim > weight.ndim:
         values = reduce(values, tuple(range(weight.ndim, values.ndim)), dtype=np.float64)
     try:
@@ -944,7 +830,7 @@ def _weigh(values, weight, reduce=np.mean) -> tuple[float, float]:
 
 def _match(weight, like):
     """Weights of `like`'s shape; one weight per sample counts for the whole sample."""
-    weight = _array(weight).astype(np.float64)
+    weight = as_array(weight).astype(np.float64)
     while weight.ndim > like.ndim and weight.shape[-1] == 1:
         weight = weight[..., 0]
     weight = weight.reshape(weight.shape + (1,) * (like.ndim - weight.ndim))
@@ -975,18 +861,6 @@ def _divide(a, b):
 
 def _sigmoid(x):
     return 1 / (1 + np.exp(-np.clip(x, -80, 80)))
-
-
-def _signs(y_true):
-    return 2 * y_true - 1 if np.isin(y_true, (0, 1)).all() else y_true
-
-
-def _log_probabilities(y_pred, from_logits, axis):
-    if from_logits:
-        shifted = y_pred - y_pred.max(axis, keepdims=True)
-        return shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
-    p = y_pred / y_pred.sum(axis, keepdims=True)
-    return np.log(np.clip(p, np.float32(epsilon()), np.float32(1 - epsilon())))
 
 
 _registry = Registry(

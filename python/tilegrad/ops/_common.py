@@ -48,13 +48,13 @@ def check_dtypes(name: str, first, *others) -> None:
 
 
 def whole(name: str, what: str, value, least: int) -> int:
-    """`value` as an int of at least `least`."""
+    """`value` as an int from `least` to 2**31 - 1."""
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected {what} to be an integer, got {value!r}") from None
     if not least <= number < 2**31:
-        raise ValueError(f"{name}: expected {what} of at least {least}, got {number}")
+        raise ValueError(f"{name}: expected {what} from {least} to {2**31 - 1}, got {number}")
     return number
 
 

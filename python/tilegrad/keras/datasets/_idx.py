@@ -32,9 +32,8 @@ def read_idx(source, shape=None, dtype=None, sha256=None, max_bytes=1 << 30):
     """Array in an IDX file, plain or gzip (found by its first bytes, not by its name).
 
     Nothing is trusted: the sizes in the header bound what is read, `max_bytes` bounds the sizes,
-      and memory
-    grows only with bytes that really arrive, so neither a lying header nor a gzip bomb costs more
-    than its data.
+    and memory grows only with bytes that really arrive, so neither a lying header nor a gzip bomb
+    costs more than its data.
 
     Args:
       source: path, or an open binary file.
@@ -98,12 +97,14 @@ def _read(file, name, shape, dtype, sha256, max_bytes):
         raise ValueError(
             f"{name}: expected dtype {np.dtype(dtype)}, got {found_dtype.newbyteorder('=')}"
         )
-    wanted = math.prod(found_shape) * found_dtype.itemsize
-    if wanted > max_bytes:
+    # An axis of size 0 must not excuse the others: NumPy cannot make such an array either.
+    promised = math.prod(size or 1 for size in found_shape) * found_dtype.itemsize
+    if promised > max_bytes:
         raise ValueError(
             f"{name}: expected an array of at most {max_bytes} bytes, "
-            f"got a header that promises {wanted} (shape {found_shape})"
+            f"got a header that promises {promised} (shape {found_shape})"
         )
+    wanted = math.prod(found_shape) * found_dtype.itemsize
     data = _read_up_to(file, wanted)
     if len(data) < wanted:
         raise ValueError(

@@ -94,17 +94,21 @@ class Source:
         return None
 
     def _from_cache(self, npz_name, tried):
-        if self.npz_mirrors:
-            path = _cache() / npz_name
+        for cache in _caches():
+            if self.npz_mirrors:
+                path = cache / npz_name
+                try:
+                    check_hash(path, self.sha256["npz"])
+                    return self._read_npz(path)
+                except (OSError, ValueError) as error:
+                    tried.append((path, _reason(error)))
+            folder = cache / self.folder
             try:
-                check_hash(path, self.sha256["npz"])
-                return self._read_npz(path)
+                return {
+                    key: self._read_cached_idx(folder / f"{STEMS[key]}.gz", key) for key in STEMS
+                }
             except (OSError, ValueError) as error:
-                tried.append((path, _reason(error)))
-        try:
-            return {key: self._read_cached_idx(self._cached_idx(key), key) for key in STEMS}
-        except (OSError, ValueError) as error:
-            tried.append((_cache() / self.folder, _reason(error)))
+                tried.append((folder, _reason(error)))
         return None
 
     def _from_mirrors(self, npz_name, tried):
@@ -123,16 +127,13 @@ class Source:
         return None
 
     def _fetch_idx(self, mirror, key):
-        path = self._cached_idx(key)
+        path = _cache() / self.folder / f"{STEMS[key]}.gz"
         try:
             return self._read_cached_idx(path, key)  # an earlier mirror may have got this far
         except (OSError, ValueError):
             url = f"{mirror}{STEMS[key]}.gz"
             download(url, path, lambda p: self._read_cached_idx(p, key), max_bytes=_MAX_DOWNLOAD)
         return self._read_cached_idx(path, key)
-
-    def _cached_idx(self, key):
-        return _cache() / self.folder / f"{STEMS[key]}.gz"
 
     def _read_cached_idx(self, path, key):
         if self.hash_content:
@@ -149,6 +150,13 @@ class Source:
 
 def _cache():
     return keras_home() / "datasets"
+
+
+def _caches():
+    """The cache, then ~/.keras where it can be read but not written."""
+    home = Path(os.path.expanduser("~"), ".keras")
+    folders = [keras_home()] if os.environ.get("KERAS_HOME") else [keras_home(), home]
+    return [folder / "datasets" for folder in dict.fromkeys(folders)]
 
 
 def _existing(*paths):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import sys
 import threading
 import warnings
@@ -214,6 +215,7 @@ class Layer:
         self._weights: list[Variable] = []
         self._call_losses: list[Tensor] = []
         self._building = False
+        self._symbolic = None  # (inputs, outputs) of the last call on KerasTensors
 
     # -- calling -----------------------------------------------------------------------------------
 
@@ -289,7 +291,26 @@ class Layer:
         if not self.built:
             self._build_for(inputs)
         shape = self.compute_output_shape(_shapes(inputs))
-        return _map_shapes(lambda s: KerasTensor(s, layer=self, inputs=inputs), shape)
+        outputs = _map_shapes(lambda s: KerasTensor(s, layer=self, inputs=inputs), shape)
+        self._symbolic = (inputs, outputs)
+        return outputs
+
+    @property
+    def input(self):
+        """The KerasTensor that the layer was last called on, as within a `Sequential`."""
+        return self._last_symbolic("input", 0)
+
+    @property
+    def output(self):
+        """The KerasTensor that this call gave."""
+        return self._last_symbolic("output", 1)
+
+    def _last_symbolic(self, what, index):
+        if self._symbolic is None:
+            raise AttributeError(
+                f"{self._label()} has no {what} before it is part of a built model"
+            )
+        return self._symbolic[index]
 
     def _label(self) -> str:
         return f"{type(self).__name__} '{self.name}'"
@@ -340,6 +361,11 @@ class Layer:
         if any(size is None or size < 0 for size in shape):
             raise ValueError(
                 f"{self._label()}: expected weight {name!r} to have a known shape, got {shape}"
+            )
+        if math.prod(shape) >= 2**31:
+            raise ValueError(
+                f"{self._label()}: expected weight {name!r} to have less than 2**31 elements, "
+                f"got shape {shape}"
             )
         floating = np.dtype(dtype or "float32").kind == "f"
         initializer = initializers.get(initializer or ("glorot_uniform" if floating else "zeros"))
@@ -442,17 +468,25 @@ class Layer:
         Raises:
             ValueError: another number of arrays, or another shape; nothing is written then.
         """
-        variables, weights = self.weights, list(weights)
+        variables = self.weights
+        if not hasattr(weights, "__len__"):
+            raise ValueError(
+                f"{self._label()} set_weights: expected a list of {len(variables)} arrays, "
+                f"got {type(weights).__name__}"
+            )
         if len(variables) != len(weights):
             raise ValueError(
                 f"{self._label()} set_weights: expected {len(variables)} arrays "
                 f"({', '.join(v.path for v in variables)}), got {len(weights)}"
             )
+        weights = [
+            value.data if isinstance(value, Tensor) else np.asarray(value) for value in weights
+        ]
         for variable, value in zip(variables, weights, strict=True):
-            if np.shape(value) != variable.shape:
+            if value.shape != variable.shape or value.dtype.kind not in "fiub":
                 raise ValueError(
-                    f"{self._label()} set_weights: expected {variable.path} of shape "
-                    f"{variable.shape}, got {np.shape(value)}"
+                    f"{self._label()} set_weights: expected {variable.path} as numbers of shape "
+                    f"{variable.shape}, got {value.dtype} of shape {value.shape}"
                 )
         for variable, value in zip(variables, weights, strict=True):
             variable.assign(value)
@@ -661,7 +695,7 @@ def _as_tensors(x):
     if isinstance(x, (list, tuple)) and any(_is_array(item) for item in x):
         return type(x)([_as_tensors(item) for item in x])
     array = np.asarray(x)
-    return Tensor(array.astype(np.float32) if array.dtype.kind == "f" else array)
+    return Tensor(array.astype(np.float32) if array.dtype.kind == "f" else x)
 
 
 def _in_float32(x: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ class InputLayer(Layer):
         self.batch_shape = tuple(None if size is None else int(size) for size in batch_shape)
         self._dtype = np.dtype(dtype or "float32").name
         self.optional = optional
-        self.output = KerasTensor(self.batch_shape, self._dtype, name or self.name, layer=self)
+        output = KerasTensor(self.batch_shape, self._dtype, name or self.name, layer=self)
+        self._symbolic = (output, output)
         self.built = True
 
     @property

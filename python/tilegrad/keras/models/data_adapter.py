@@ -48,8 +48,19 @@ def class_weight_to_sample_weights(y, class_weight):
     Args:
         y: integer labels (n,) or (n, 1), or one-hot rows (n, classes).
         class_weight: dict from class index to weight.
+
+    Raises:
+        ValueError: class_weight is no dict of numbers.
     """
-    labels = np.asarray(y)
+    if not isinstance(class_weight, dict) or not all(
+        isinstance(number, (int, float, np.number))
+        for item in class_weight.items()
+        for number in item
+    ):
+        raise ValueError(
+            f"class_weight: expected a dict from class index to weight, got {class_weight!r}"
+        )
+    labels = as_array(y, "y")
     if labels.ndim > 1:
         labels = labels[..., 0] if labels.shape[-1] == 1 else labels.argmax(axis=-1)
     classes, which = np.unique(np.round(labels).astype("int64"), return_inverse=True)
@@ -99,8 +110,17 @@ def _holds_arrays(items) -> bool:
     return any(item is None or isinstance(item, dict) or getattr(item, "ndim", 0) for item in items)
 
 
+def _compact_labels(y):
+    """A column of integers as int32, the kernels' type: once for all, rather than at every step."""
+    if y.dtype.kind not in "iu" or y.dtype == np.int32 or y.size != len(y):
+        return y
+    limits = np.iinfo(np.int32)
+    fits = y.size and y.min() >= limits.min and y.max() <= limits.max
+    return y.astype(np.int32) if fits else y
+
+
 def _is_array_data(x) -> bool:
-    if isinstance(x, (list, tuple, dict)) or x is None:
+    if isinstance(x, (list, tuple, dict)):
         return True
     return hasattr(x, "__array__") or hasattr(x, "__dlpack__")
 
@@ -109,7 +129,7 @@ class ArrayAdapter:
     """Arrays in memory, gathered batch by batch."""
 
     def __init__(self, x, y=None, sample_weight=None, batch_size=None, steps=None, shuffle=False):
-        x, y = as_arrays(x, "x"), as_arrays(y, "y")
+        x, y = as_arrays(x, "x"), map_structure(_compact_labels, as_arrays(y, "y"))
         sample_weight = as_arrays(sample_weight, "sample_weight")
         self._columns = pack_x_y_sample_weight(x, y, sample_weight)
         self.num_samples = check_cardinality(x=x, y=y, sample_weight=sample_weight)
@@ -140,7 +160,7 @@ class ArrayAdapter:
         def take(array):
             out = empty((len(rows), *array.shape[1:]), array.dtype)
             # Rows are valid by construction; "clip" spares NumPy a buffered copy.
-            return np.take(array, rows, axis=0, out=out, mode="clip")
+            return array.take(rows, axis=0, out=out, mode="clip")
 
         return map_structure(take, self._columns)
 
@@ -214,6 +234,8 @@ def standardize_batch(batch, class_weight=None, source="data"):
             f"got {type(batch).__name__}"
         )
     x, y, sample_weight = unpack_x_y_sample_weight(batch)
+    if x is None:
+        raise ValueError(f"{source}: expected batches that begin with x, got None for it")
     x, y = as_arrays(x, "x"), as_arrays(y, "y")
     sample_weight = as_arrays(sample_weight, "sample_weight")
     if class_weight is not None and y is not None:
@@ -261,10 +283,10 @@ class EpochIterator:
     """Deals the batches of an adapter out to epochs.
 
     Without `steps_per_epoch` an epoch is one pass over the adapter. With it, an epoch takes that
-    many batches, and the next epoch goes on where it stopped.
+    many batches, and the next epoch goes on where it stopped, or with `restart` begins anew.
     """
 
-    def __init__(self, adapter, steps_per_epoch=None):
+    def __init__(self, adapter, steps_per_epoch=None, restart=False):
         if steps_per_epoch is not None:
             positive_int(steps_per_epoch, "steps_per_epoch")
         cap = environment_cap("KERAS_MAX_STEPS_PER_EPOCH")
@@ -273,6 +295,7 @@ class EpochIterator:
             steps_per_epoch = cap
         self.adapter = adapter
         self.steps_per_epoch = steps_per_epoch
+        self.restart = restart or steps_per_epoch is None
         self._batches = None
         self._dealt = 0
         self._peeked = None
@@ -292,7 +315,7 @@ class EpochIterator:
 
     def __iter__(self):
         self.adapter.on_epoch_begin()
-        if self._batches is None or (self.steps_per_epoch is None and self._peeked is None):
+        if self._batches is None or (self.restart and self._peeked is None):
             self._batches, self._dealt = iter(self.adapter), 0
         limit = self.num_batches
         done = 0
@@ -328,8 +351,8 @@ def train_validation_split(x, y, sample_weight, fraction):
             f"validation_split: expected x to be arrays, got {type(x).__name__}; "
             "pass validation_data instead"
         )
-    if not 0 < fraction < 1:
-        raise ValueError(f"validation_split: expected a number in [0, 1), got {fraction}")
+    if not isinstance(fraction, (int, float, np.number)) or not 0 < fraction < 1:
+        raise ValueError(f"validation_split: expected a number in [0, 1), got {fraction!r}")
     columns = as_arrays(x, "x"), as_arrays(y, "y"), as_arrays(sample_weight, "sample_weight")
     n = check_cardinality(x=columns[0], y=columns[1], sample_weight=columns[2])
     split = math.floor(n * (1.0 - fraction))

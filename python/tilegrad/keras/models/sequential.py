@@ -180,16 +180,29 @@ class Sequential(Model):
         return total
 
     @property
+    def inputs(self):
+        """The input as a list of one KerasTensor."""
+        return [self._end("inputs", 0).output]
+
+    @property
+    def outputs(self):
+        """The output as a list of one KerasTensor."""
+        return [self._end("outputs", -1).output]
+
+    @property
     def input_shape(self):
         """Shape of the input, None for any batch size."""
-        if not self.built:
-            raise AttributeError(f"{self._label()} has no input shape before it is built")
-        return self._layers[0].batch_shape
+        return self._end("input shape", 0).batch_shape
 
     @property
     def output_shape(self):
         """Shape of the output, None for any batch size."""
-        return self.compute_output_shape(self.input_shape)
+        return self._end("output shape", -1).output.shape
+
+    def _end(self, what, index):
+        if not self.built:
+            raise AttributeError(f"{self._label()} has no {what} before it is built")
+        return self._layers[index]
 
     # -- configuration -----------------------------------------------------------------------------
 

@@ -339,7 +339,8 @@ class Trainer:
         if self.optimizer is None:
             raise ValueError("fit: expected an optimizer, compile() was given None")
         _check_verbose(verbose)
-        epochs = _capped_epochs(epochs)
+        epochs = _capped_epochs(_count("epochs", epochs))
+        _count("initial_epoch", initial_epoch)
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = train_validation_split(
                 x, y, sample_weight, validation_split
@@ -358,19 +359,11 @@ class Trainer:
                     validation_steps,
                 ),
                 validation_steps,
+                restart=True,
             )
         outer_plan = self._plan
         self._prepare(_first_batch(iterator, "fit"), train=True)
-        if not isinstance(callbacks, CallbackList):
-            callbacks = CallbackList(
-                callbacks,
-                add_history=True,
-                add_progbar=verbose != 0,
-                model=self,
-                verbose=verbose,
-                epochs=epochs,
-                steps=iterator.num_batches,
-            )
+        callbacks = self._callback_list(callbacks, verbose, iterator, epochs, add_history=True)
         self.stop_training = False
         logs = {}
         try:
@@ -396,6 +389,19 @@ class Trainer:
         finally:
             self._plan = outer_plan
         return self.history
+
+    def _callback_list(self, callbacks, verbose, iterator, epochs=1, add_history=False):
+        if isinstance(callbacks, CallbackList):
+            return callbacks
+        return CallbackList(
+            callbacks,
+            add_history=add_history,
+            add_progbar=verbose != 0,
+            model=self,
+            verbose=verbose,
+            epochs=epochs,
+            steps=iterator.num_batches,
+        )
 
     def _train_epoch(self, iterator, callbacks):
         """One epoch of training: the number of its steps and its final values."""
@@ -452,15 +458,7 @@ class Trainer:
         iterator = EpochIterator(make_adapter(x, y, sample_weight, batch_size, steps), steps)
         outer_plan = self._plan  # evaluate may be called by a callback of fit
         self._prepare(_first_batch(iterator, "evaluate"), train=False)
-        if not isinstance(callbacks, CallbackList):
-            callbacks = CallbackList(
-                callbacks,
-                add_progbar=verbose != 0,
-                model=self,
-                verbose=verbose,
-                epochs=1,
-                steps=iterator.num_batches,
-            )
+        callbacks = self._callback_list(callbacks, verbose, iterator)
         try:
             logs = self._evaluate(iterator, callbacks)
         except BaseException:
@@ -519,15 +517,7 @@ class Trainer:
         iterator = EpochIterator(make_adapter(x, batch_size=batch_size, steps=steps), steps)
         outer_plan = self._plan
         self._prepare(_first_batch(iterator, "predict"), train=False)
-        if not isinstance(callbacks, CallbackList):
-            callbacks = CallbackList(
-                callbacks,
-                add_progbar=verbose != 0,
-                model=self,
-                verbose=verbose,
-                epochs=1,
-                steps=iterator.num_batches,
-            )
+        callbacks = self._callback_list(callbacks, verbose, iterator)
         self.stop_predicting = False
         batches = []
         try:
@@ -535,7 +525,7 @@ class Trainer:
             with no_grad():
                 for step, data in enumerate(iterator):
                     callbacks.on_predict_batch_begin(step)
-                    outputs = map_structure(np.asarray, self.predict_step(data))
+                    outputs = _as_arrays(self.predict_step(data))
                     batches.append(outputs)
                     callbacks.on_predict_batch_end(step, {"outputs": outputs})
                     if self.stop_predicting:
@@ -590,6 +580,16 @@ class _Box:
         vars(self).update(fields)
 
 
+def _as_arrays(outputs):
+    """What a model gave for a batch, as arrays."""
+    arrays = map_structure(np.asarray, outputs)
+    if outputs is None or any(array.ndim == 0 for array in flatten(arrays)):
+        raise ValueError(
+            f"predict: expected the model to give arrays with a batch axis, got {outputs!r}"
+        )
+    return arrays
+
+
 def _join(batches):
     first = batches[0]
     if isinstance(first, dict):
@@ -611,14 +611,18 @@ def _check_verbose(verbose):
         raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, got {verbose!r}")
 
 
+def _count(what, value):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise ValueError(f"{what}: expected an integer >= 0, got {value!r}")
+    return int(value)
+
+
 def _capped_epochs(epochs):
-    if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 0:
-        raise ValueError(f"epochs: expected an integer >= 0, got {epochs!r}")
     cap = environment_cap("KERAS_MAX_EPOCHS")
     if cap and cap < epochs:
         warnings.warn(f"Limiting epochs to {cap}", stacklevel=3)
         return cap
-    return int(epochs)
+    return epochs
 
 
 def _due(epoch, validation_freq):

@@ -27,8 +27,8 @@ _registry = Registry(
 )
 
 
-def get(identifier) -> Optimizer:
-    """The optimizer of a name (in any case), a config, a class or an optimizer.
+def get(identifier) -> Optimizer | None:
+    """The optimizer of a name (in any case), a config, a class, an optimizer or None (None).
 
     Raises:
         ValueError: an unknown name; the message lists all.
@@ -36,7 +36,7 @@ def get(identifier) -> Optimizer:
     >>> get("adam").learning_rate.item() == Adam().learning_rate.item()
     True
     """
-    if isinstance(identifier, Optimizer):
+    if identifier is None or isinstance(identifier, Optimizer):
         return identifier
     if isinstance(identifier, type) and issubclass(identifier, Optimizer):
         return identifier()

@@ -79,6 +79,19 @@ class Optimizer:
                 raise ValueError(
                     f"{cls}: expected {what} to be an integer >= {least}, got {value!r}"
                 )
+        for what, value, positive in (
+            ("weight_decay", weight_decay, False),
+            ("clipnorm", clipnorm, True),
+            ("clipvalue", clipvalue, True),
+            ("global_clipnorm", global_clipnorm, True),
+            ("loss_scale_factor", loss_scale_factor, True),
+        ):
+            if value is None:
+                continue
+            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            if not number or not (value > 0 if positive else value >= 0):
+                least = "> 0" if positive else ">= 0"
+                raise ValueError(f"{cls}: expected {what} to be a number {least}, got {value!r}")
         self.name = auto_name(cls) if name is None else name
         self.weight_decay = weight_decay
         self.clipnorm = clipnorm
@@ -90,12 +103,12 @@ class Optimizer:
         self.loss_scale_factor = loss_scale_factor
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.built = False
-        self._iterations = Variable(np.int64(0), trainable=False, name="iteration")
+        self._iterations = self._scalar(np.int64(0), "iteration")
         if callable(learning_rate):
             self._learning_rate = learning_rate
         else:
             rate = np.float32(_number(f"{cls}: learning_rate", learning_rate))
-            self._learning_rate = Variable(rate, trainable=False, name="learning_rate")
+            self._learning_rate = self._scalar(rate, "learning_rate")
         self._excluded = (set(), None)
         self._parameters: list[Variable] = []
         self._index: dict[Variable, int] = {}
@@ -104,6 +117,11 @@ class Optimizer:
 
     # -- state -------------------------------------------------------------------------------------
 
+    def _scalar(self, value, name) -> Variable:
+        variable = Variable(value, trainable=False, name=name)
+        variable.path = f"{self.name}/{name}"
+        return variable
+
     def state_names(self) -> tuple[str, ...]:
         """The kinds of state that the rule keeps per parameter, in the kernel's order."""
         return ()
@@ -111,6 +129,9 @@ class Optimizer:
     def build(self, variables) -> None:
         """Make the state for `variables`; `apply` does it at its first call."""
         self._parameters = list(variables)
+        for v in self._parameters:
+            if not isinstance(v, Tensor):
+                raise TypeError(f"{self.name}: expected variables, got {type(v).__name__}")
         self._index = {v: i for i, v in enumerate(self._parameters)}
         if len(self._index) != len(self._parameters):
             raise ValueError(f"{self.name}: expected each variable once, got some of them twice")
@@ -132,6 +153,8 @@ class Optimizer:
         decay = self.weight_decay or 0.0
         self._decay = np.array([decay * self._decays(v) for v in self._parameters], np.float32)
         self._square_sums = np.empty(len(self._parameters), np.float64)
+        self._scale = np.empty(len(self._parameters), np.float32)
+        self._state_arrays = [[v.data for v in self._state[name]] for name in self._names]
         self.built = True
 
     def add_variable_from_reference(
@@ -198,7 +221,7 @@ class Optimizer:
             self._learning_rate.assign(np.float32(_number(f"{self.name}: learning_rate", value)))
         else:
             raise TypeError(
-                f"{self.name}: the learning rate follows {self._learning_rate!r}; "
+                f"{self.name}: the learning rate follows {type(self._learning_rate).__name__}; "
                 "make the optimizer with a number to set it by hand"
             )
 
@@ -250,10 +273,10 @@ class Optimizer:
             raise ValueError(f"{self.name}: expected {len(variables)} gradients, got {len(grads)}")
         if any(g is None for g in grads):
             grads, variables = self._with_gradient(grads, variables)
-        arrays = [
-            np.asarray(g.data if isinstance(g, Tensor) else g, np.float32, order="C") for g in grads
-        ]
-        for v, g in zip(variables, arrays, strict=True):
+        arrays = []
+        for g, v in zip(grads, variables, strict=True):
+            g = np.asarray(g.data if isinstance(g, Tensor) else g, np.float32, order="C")
+            arrays.append(g)
             if g.shape != v.data.shape:
                 raise ValueError(
                     f"{self.name}: expected a gradient of shape {v.shape} for {v.path}, "
@@ -274,8 +297,8 @@ class Optimizer:
 
     def apply_gradients(self, grads_and_vars) -> None:
         """`apply` for (gradient, variable) pairs."""
-        grads, variables = zip(*grads_and_vars, strict=True)
-        self.apply(grads, variables)
+        pairs = list(grads_and_vars)
+        self.apply([g for g, _ in pairs], [v for _, v in pairs])
 
     def scale_loss(self, loss):
         """The loss to differentiate: times loss_scale_factor, if there is one."""
@@ -292,22 +315,20 @@ class Optimizer:
         )
         return [g for g, _ in pairs], [v for _, v in pairs]
 
-    def _pick(self, items, index):
-        return items if index is None else [items[i] for i in index]
-
     def _arrays(self, variables, index):
         """What the kernels take: the variables' arrays, and the state's, one list per kind."""
-        kinds = [self._state[name] for name in self._names]
-        return [v.data for v in variables], [
-            [v.data for v in self._pick(kind, index)] for kind in kinds
-        ]
+        states = self._state_arrays
+        if index is not None:
+            states = [[kind[i] for i in index] for kind in states]
+        return [v.data for v in variables], states
 
     def _step(self, variables, grads, index) -> None:
         k = backend.get(variables[0].device)
         factor = 1.0 if self.loss_scale_factor is None else 1.0 / self.loss_scale_factor
         sums = None
         if self.gradient_accumulation_steps:
-            sums = [v.data for v in self._pick(self._state["gradient_accumulator"], index)]
+            sums = [v.data for v in self._state["gradient_accumulator"]]
+            sums = sums if index is None else [sums[i] for i in index]
             for total, g in zip(sums, grads, strict=True):
                 k.binary_forward(total, total, g, _ADD)
             if (int(self._iterations) + 1) % self.gradient_accumulation_steps:
@@ -327,7 +348,9 @@ class Optimizer:
         """What to multiply each gradient by: loss scale and clipping to a norm."""
         limit = self.clipnorm or self.global_clipnorm
         if not limit:
-            return np.full(len(grads), factor, np.float32)
+            scale = self._scale[: len(grads)]
+            scale.fill(factor)
+            return scale
         sums = self._square_sums[: len(grads)]
         k.gradient_square_sums(sums, grads)
         if self.clipnorm:

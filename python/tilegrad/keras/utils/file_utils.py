@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import math
 import os
 import sys
 import tempfile
@@ -17,7 +18,7 @@ _CHUNK = 1 << 16
 
 
 def keras_home():
-    """Keras's folder: $KERAS_HOME, else ~/.keras, else (home not writable) one in the temp folder.
+    """Keras's folder: $KERAS_HOME, else ~/.keras, else (not writable) .keras in the temp folder.
 
     Example:
       >>> from pathlib import Path
@@ -26,10 +27,10 @@ def keras_home():
     """
     if os.environ.get("KERAS_HOME"):
         return Path(os.environ["KERAS_HOME"])
-    base = Path(os.path.expanduser("~"))
-    if not os.access(base, os.W_OK):
-        base = Path(tempfile.gettempdir())
-    return base / ".keras"
+    folder = Path(os.path.expanduser("~"), ".keras")
+    if not os.access(folder if folder.exists() else folder.parent, os.W_OK):
+        folder = Path(tempfile.gettempdir(), ".keras")
+    return folder
 
 
 def get_file(
@@ -90,7 +91,7 @@ def get_file(
         )
 
     fname = fname or os.path.basename(urllib.parse.urlsplit(origins[0]).path)
-    if not fname:
+    if fname in ("", ".", ".."):
         raise ValueError(
             f"get_file: expected fname, or a URL that ends in a file name, got {origins[0]!r}"
         )
@@ -100,7 +101,7 @@ def get_file(
         if file_hash is not None:
             check_hash(candidate, file_hash, hash_algorithm)
 
-    if path.exists() and not force_download:
+    if path.is_file() and not force_download:
         try:
             verify(path)
             return str(path)
@@ -109,7 +110,7 @@ def get_file(
     failures = []
     for url in origins:
         try:
-            download(url, path, verify)
+            download(url, path, verify, deadline=math.inf)  # of any size
             return str(path)
         except (OSError, ValueError) as error:
             failures.append(f"  {url}: {error}")
@@ -135,6 +136,15 @@ def check_hash(path, expected, algorithm="auto"):
         raise ValueError(f"{path}: expected {algorithm} {expected}, got {digest.hexdigest()}")
 
 
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """A server may send us to another web address, not to ftp, which urllib would follow too."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
+            raise urllib.error.HTTPError(newurl, code, "redirect not allowed", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def download(url, path, verify, timeout=10.0, deadline=600.0, max_bytes=None):
     """Downloads `url` to `path`; atomic: `path` changes once `verify` has accepted all of it.
 
@@ -153,13 +163,14 @@ def download(url, path, verify, timeout=10.0, deadline=600.0, max_bytes=None):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     request = urllib.request.Request(url, headers={"User-Agent": "tilegrad"})
+    opener = urllib.request.build_opener(_WebOnly)
     stop = time.monotonic() + deadline
     print(f"Downloading {url}", file=sys.stderr, flush=True)
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             try:
-                with urllib.request.urlopen(request, timeout=timeout) as response:
+                with opener.open(request, timeout=timeout) as response:
                     promised = response.length
                     received = 0
                     # read1: one receive at a time, so that dripping bytes meet the deadline.
@@ -172,7 +183,8 @@ def download(url, path, verify, timeout=10.0, deadline=600.0, max_bytes=None):
                                 f"expected the file within {deadline:g} s, got {received} bytes"
                             )
                         file.write(chunk)
-            except http.client.HTTPException as error:
+            # OverflowError: a port above 65535, perhaps in a redirect.
+            except (http.client.HTTPException, OverflowError) as error:
                 raise OSError(f"bad answer from the server: {error!r}") from error
         if promised is not None and received != promised:
             raise OSError(f"expected {promised} bytes, got {received}")
