@@ -148,7 +148,7 @@ def calls(large=False, n=None):
         add(f"{name}_forward", *outputs, x, target, np.abs(a(rows)), 0.125)
         add(f"{name}_backward_dx", poison(x.shape), a(rows), np.abs(x), target)
 
-    shape = (batch(3, 300), 5, 211 if large else 7)
+    shape = (batch(3, 100), 5, 611 if large else 7)
     first, second, dy = np.abs(a(*shape)), a(5, 1), a(*shape)
     for name in BINARY if large else ["divide"]:
         kind = BINARY[name]

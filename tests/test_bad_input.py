@@ -215,7 +215,7 @@ NUMBERS = [None, "x", [], {}]
 FLAGS = ["yes", [1]]
 AXES = [None, 3, [1], [1, 1, 1], [2**62, 2**62], [-1, -1], [2**63, 1], [1.5, 1], [7, 6]]
 SHAPES = [None, 3, "ab", [1.5, 2], [-1, 3], [5], [5, 6, 1], [6, 6], [5, 7], [1] * 9]
-SHAPES += [[2**31, 2**31], [2**63, 1], [2**62, 2**62]]
+SHAPES += [[2**31, 2**31], [2**63, 1], [2**62, 2**62], range(2**40)]
 OFFSETS = [-1, 1, 2**31, 2**62, 2**63, -(2**63), 1.5, None]
 INFINITE = [float("nan"), float("inf"), -float("inf")]
 EXTREME = [*INFINITE, 1e300, -1e300, 1e-300, -0.0]
@@ -342,10 +342,23 @@ def test_an_empty_batch(backend, call):
         np.testing.assert_allclose(a, e, rtol=1e-5)
 
 
+TOO_WIDE = (0, 96, 2**60)  # no element, but strides beyond 2^63
+
+
 def test_allocation_is_checked(compiled):
     empty = compiled.module.empty
     f4 = np.dtype(np.float32)
-    for shape in ((-1,), (2**62,), (2**31, 2**31, 2**31), (2**40,), (1.5,), "ab", None, (1,) * 33):
+    for shape in (
+        (-1,),
+        (2**62,),
+        (2**31, 2**31, 2**31),
+        (2**40,),
+        (1.5,),
+        "ab",
+        None,
+        (1,) * 33,
+        TOO_WIDE,
+    ):
         with pytest.raises(CLEAN):
             empty(shape, f4)
     with pytest.raises(CLEAN):
@@ -399,6 +412,54 @@ for seed in range(4000):
         pass
 print("done" if passed > 400 else f"only {passed} calls were valid")
 """
+ENDLESS = """
+import sys
+import numpy as np
+from tilegrad import backend
+k = backend.load(sys.argv[1])
+empty = lambda *shape: np.empty(shape, np.float32)
+many, line = 2**28, (1, 1, 0, 0, 1, 1, 1)
+print("matmul", flush=True)
+k.matmul_forward(empty(2**59, 0, 3), empty(1, 0, 2), empty(1, 2, 3))
+k.matmul_backward_da(empty(2**59, 0, 2), empty(2**59, 0, 3), empty(1, 2, 3))
+print("reduce", flush=True)
+k.reduce_sum_backward_dx(empty(2**60, 1, 0), empty(2**60, 0), 1.0)
+k.reduce_sum_forward(empty(0, 3), empty(0, 2**58, 3), 1.0)
+print("conv", flush=True)
+for c, f, groups in ((1, 1, 1), (9, 9, 1), (3, 3, 3)):
+    w, sizes = empty(3, 3, c // groups, f), (*line[:-1], groups)
+    for x, y in (((many, 0, 9, c), (many, many, 0, f)), ((0, 9, many, c), (0, many, many, f))):
+        k.conv2d_forward(empty(*y), empty(*x), w, None, *sizes, 0, 0.0)
+        k.conv2d_backward_dx(empty(*x), empty(*y), w, *sizes)
+        k.conv2d_backward_dw(w, empty(*x), empty(*y), *sizes)
+        assert not w.any()
+print("pool", flush=True)
+sizes = (1, 1, 1, 1, 0, 0)
+x, index = empty(many, many, 1, 0), np.empty((many, many, 1, 0), np.uint8)
+k.avg_pool2d_forward(x, x, *sizes)
+k.avg_pool2d_backward_dx(x, x, *sizes)
+k.max_pool2d_forward(x, index, x, *sizes)
+k.max_pool2d_backward_dx(x, x, index, *sizes)
+print("done")
+"""
+ALIASES = """
+import sys
+import numpy as np
+from checks import fenced
+from tilegrad import backend
+k = backend.load(sys.argv[1])
+one = lambda *shape: fenced(np.zeros(shape, np.float32), False)
+for cols in (1, 5):
+    p = one(8, cols)
+    k.softmax_cross_entropy_sparse_forward(
+        one(1), one(8), p, one(8, cols), p.reshape(-1)[:8].view(np.int32), None, 1.0
+    )
+    dx = one(8, cols)
+    k.softmax_cross_entropy_sparse_backward_dx(
+        dx, one(8), one(8, cols), dx.reshape(-1)[:8].view(np.int32)
+    )
+print("done")
+"""
 FENCES = """
 import sys
 import numpy as np
@@ -417,7 +478,7 @@ print("done")
 """
 
 
-def run_apart(code, *arguments):
+def run_apart(code, *arguments, timeout=300):
     """Run `code` in a process of its own; it prints what it does next, and "done" at the end."""
     here = Path(__file__).parent
     paths = [str(here), *sys.path]
@@ -427,7 +488,7 @@ def run_apart(code, *arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=timeout,
     )
     last = result.stdout.strip().splitlines()[-1:]
     assert result.returncode == 0 and last == ["done"], f"died in {last}: {result.stderr[-2000:]}"
@@ -444,3 +505,14 @@ def test_no_kernel_touches_memory_outside_its_arrays(compiled, size):
 def test_no_window_is_too_strange(compiled):
     """Empty axes, windows far outside the image, strides up to 2^31, wrong indices."""
     run_apart(FUZZ, compiled.name)
+
+
+def test_a_batch_of_nothing_takes_no_time(compiled):
+    """2^59 matrices of 0 rows, 2^56 lines of 0 pixels: NumPy makes such arrays in an instant."""
+    run_apart(ENDLESS, compiled.name, timeout=60)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
+def test_labels_that_the_kernel_overwrites(compiled):
+    """Labels that share their memory with an output are checked and used as one value."""
+    run_apart(ALIASES, compiled.name)

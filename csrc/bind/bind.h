@@ -22,6 +22,13 @@ void run(Kernel&& kernel) {
   kernel();
 }
 
+// An integer, or whatever has __index__; raises TypeError or OverflowError.
+inline int64_t to_integer(py::handle h) {
+  const py::ssize_t value = PyNumber_AsSsize_t(h.ptr(), PyExc_OverflowError);
+  if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
+
 inline Activation activation_kind(const char* op, int64_t kind, Activation last) {
   check_range(op, "an activation kind", kind, 0, static_cast<int64_t>(last));
   return static_cast<Activation>(kind);

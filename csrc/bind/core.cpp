@@ -1,4 +1,6 @@
 // What every module offers besides kernels: pooled memory, threads, what this CPU can run.
+#include <algorithm>
+
 #include "../core/cpu_features.h"
 #include "../cpu/parallel.h"
 #include "bind.h"
@@ -19,17 +21,21 @@ py::array empty(const py::handle& shape_, const py::object& dtype_) {
   int64_t shape[max_axes];
   int ndim = 0;
   int64_t bytes = dtype.itemsize();
+  bool none = false;
   const auto sizes = py::reinterpret_steal<py::tuple>(PySequence_Tuple(shape_.ptr()));
   if (!sizes) throw py::error_already_set();
   TG_CHECK(sizes.size() <= max_axes, "empty", "expected at most 32 axes, got ", sizes.size());
   for (const py::handle size : sizes) {
-    shape[ndim] = PyNumber_AsSsize_t(size.ptr(), PyExc_OverflowError);
-    if (shape[ndim] == -1 && PyErr_Occurred()) throw py::error_already_set();
+    shape[ndim] = to_integer(size);
     TG_CHECK(shape[ndim] >= 0, "empty", "expected sizes >= 0, got ", shape[ndim]);
-    if (__builtin_mul_overflow(bytes, shape[ndim], &bytes)) throw std::bad_alloc();
+    none = none || shape[ndim] == 0;
+    // the strides must fit too, also where there is no element
+    if (__builtin_mul_overflow(bytes, std::max<int64_t>(shape[ndim], 1), &bytes)) {
+      throw std::bad_alloc();
+    }
     ++ndim;
   }
-  void* block = pool_take(static_cast<size_t>(bytes));
+  void* block = pool_take(none ? 0 : static_cast<size_t>(bytes));
   py::capsule owner(block, [](void* p) { pool_give(p); });
   return py::array(dtype, std::vector<py::ssize_t>(shape, shape + ndim), {}, block, owner);
 }

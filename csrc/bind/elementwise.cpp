@@ -1,9 +1,5 @@
 #include "../ops/elementwise.h"
 
-#include <pybind11/stl.h>
-
-#include <vector>
-
 #include "bind.h"
 
 namespace tilegrad {
@@ -84,12 +80,31 @@ void binary_backward(const char* op, BinaryBackward kernel, const char* name, py
   run([&] { kernel(out.data, dy.data, a.data, b.data, s, k); });
 }
 
+// One number per axis: a tuple or list of at most max_ndim.
+struct Axes {
+  int count = 0;
+  int64_t value[max_ndim] = {};
+
+  int64_t operator[](int i) const { return value[i]; }
+};
+
+Axes axes(const Arguments& a, const char* name, const py::sequence& given) {
+  const size_t count = given.size();
+  TG_CHECK(count <= max_ndim, a.op, "expected at most ", max_ndim, " axes in ", name, ", got ",
+           count);
+  Axes result;
+  for (; result.count < static_cast<int>(count); ++result.count) {
+    result.value[result.count] = to_integer(given[result.count]);
+  }
+  return result;
+}
+
 // Raises unless every element offset + sum of index stride lies in [0, count).
 void check_reach(const Arguments& a, const char* name, int64_t count, int64_t offset,
-                 const std::vector<int64_t>& size, const std::vector<int64_t>& strides) {
+                 const Axes& size, const Axes& strides) {
   int64_t low = offset, high = offset;
   bool fits = true;
-  for (size_t i = 0; i < size.size(); ++i) {
+  for (int i = 0; i < size.count; ++i) {
     int64_t reach;
     fits = fits && !__builtin_mul_overflow(size[i] - 1, strides[i], &reach) &&
            !__builtin_add_overflow(reach < 0 ? low : high, reach, reach < 0 ? &low : &high);
@@ -98,16 +113,14 @@ void check_reach(const Arguments& a, const char* name, int64_t count, int64_t of
            " of ", count, " elements");
 }
 
-CopyShape copy_shape(const Arguments& a, int64_t y_count, int64_t x_count,
-                     const std::vector<int64_t>& size, int64_t y_offset,
-                     const std::vector<int64_t>& y_strides, int64_t x_offset,
-                     const std::vector<int64_t>& x_strides) {
-  TG_CHECK(
-      size.size() <= max_ndim && y_strides.size() == size.size() && x_strides.size() == size.size(),
-      a.op, "expected size, y_strides and x_strides of one length up to ", max_ndim, ", got ",
-      size.size(), ", ", y_strides.size(), ", ", x_strides.size());
+CopyShape copy_shape(const Arguments& a, int64_t y_count, int64_t x_count, const Axes& size,
+                     int64_t y_offset, const Axes& y_strides, int64_t x_offset,
+                     const Axes& x_strides) {
+  TG_CHECK(y_strides.count == size.count && x_strides.count == size.count, a.op,
+           "expected size, y_strides and x_strides of one length, got ", size.count, ", ",
+           y_strides.count, ", ", x_strides.count);
   CopyShape s{};
-  s.ndim = static_cast<int>(size.size());
+  s.ndim = size.count;
   bool empty = false, fits = true;
   int64_t count = 1;
   for (int i = 0; i < s.ndim; ++i) {
@@ -225,10 +238,13 @@ void bind_elementwise(py::module_& m) {
     run([&] { reduce_max_backward_dx(dx.data, dy.data, x.data, y.data, x[0], x[1], x[2]); });
   });
 
-  m.def("strided_copy", [](py::handle y_, py::handle x_, const std::vector<int64_t>& size,
-                           int64_t y_offset, const std::vector<int64_t>& y_strides,
-                           int64_t x_offset, const std::vector<int64_t>& x_strides) {
+  m.def("strided_copy", [](py::handle y_, py::handle x_, const py::sequence& size_,
+                           int64_t y_offset, const py::sequence& y_strides_, int64_t x_offset,
+                           const py::sequence& x_strides_) {
     const Arguments a("strided_copy");
+    // the sequences come first: their items may run Python code, which may do anything to y and x
+    const Axes size = axes(a, "size", size_), y_strides = axes(a, "y_strides", y_strides_);
+    const Axes x_strides = axes(a, "x_strides", x_strides_);
     const auto y = a.out<float>(y_, "y", -1);
     const auto x = a.in<float>(x_, "x", -1);
     const auto s = copy_shape(a, y.size, x.size, size, y_offset, y_strides, x_offset, x_strides);

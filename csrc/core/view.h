@@ -7,11 +7,13 @@
 
 namespace tilegrad {
 
+constexpr int max_rank = 8;
+
 template <class T>
 struct View {
   T* data = nullptr;
   int ndim = 0;
-  const int64_t* shape = nullptr;  // owned by the array
+  int64_t shape[max_rank] = {};  // a copy: another thread may reshape the array during the call
   int64_t size = 0;
 
   int64_t operator[](int axis) const { return shape[axis]; }
@@ -19,7 +21,7 @@ struct View {
 
 // The arguments of one call of `op`. Every accessor raises TypeError or ValueError unless the
 // argument is a NumPy array of exactly dtype T, native byte order, C-contiguous and aligned, of
-// rank `ndim` (-1: any up to 8).
+// rank `ndim` (-1: any up to max_rank).
 class Arguments {
  public:
   explicit Arguments(const char* op) : op(op) {}
@@ -89,11 +91,12 @@ class Arguments {
       TG_CHECK(array->nd == ndim, op, "expected ", name, " of rank ", ndim, ", got shape ",
                shape_text(shape, array->nd));
     } else {
-      TG_CHECK(array->nd <= 8, op, "expected ", name, " of rank 8 or less, got rank ", array->nd);
+      TG_CHECK(array->nd <= max_rank, op, "expected ", name, " of rank ", max_rank,
+               " or less, got rank ", array->nd);
     }
-    int64_t size = 1;
-    for (int i = 0; i < array->nd; ++i) size *= shape[i];
-    return {reinterpret_cast<T*>(array->data), array->nd, shape, size};
+    View<T> v{reinterpret_cast<T*>(array->data), array->nd, {}, 1};
+    for (int i = 0; i < v.ndim; ++i) v.size *= v.shape[i] = shape[i];
+    return v;
   }
 };
 

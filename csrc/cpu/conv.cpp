@@ -9,7 +9,6 @@
 #include <numeric>
 #include <type_traits>
 
-#include "activation.h"
 #include "gemm.h"
 #include "parallel.h"
 
@@ -296,16 +295,17 @@ void direct_line(float* y, const float* x, const float* b, const Conv2dShape& s,
   // `rows` outputs from ox on, with the taps [first, last) of each window row
   const auto run = [&](int64_t ox, int rows, int64_t first, int64_t last) {
     const int64_t x0 = ox * s.stride_w - s.pad_left + first, step = s.stride_w * s.c;
+    const int64_t segments = first < last ? taps.end - taps.begin : 0;
     const float** entry = table;
-    for (int64_t i = taps.begin; i < taps.end; ++i) {
+    for (int64_t i = taps.begin; i < taps.begin + segments; ++i) {
       const float* a = image + ((y0 + i * s.dilation_h) * s.w + x0) * s.c;
       *entry++ = b + (i * s.kw + first) * s.c * b_step;
       for (int r = 0; r < rows; ++r) *entry++ = a + r * step;
     }
     for (int r = 0; r < rows; ++r) out[r] = y + (line * s.ow + ox + r) * s.f + col;
     run_tile(rows, vectors,
-             {table, taps.end - taps.begin, (last - first) * s.c, 1, b_step, out,
-              panels.cols_of(panel), false, &epilogue, col});
+             {table, segments, (last - first) * s.c, 1, b_step, out, panels.cols_of(panel), false,
+              &epilogue, col});
   };
   const auto run_border = [&](int64_t ox) {
     const Span inside = valid_taps(ox * s.stride_w - s.pad_left, s.kw, 1, s.w);
@@ -512,12 +512,14 @@ struct Depthwise {
   const float* w;
   int64_t weight_tap, weight_step, kernel_w;
   int64_t filters;
+  const float* bias;  // steps like w; or null
+  bool relu;
 };
 
 constexpr int depthwise_pixels = 4;  // share the loads of w
 
-// sum[p] over the taps [rows] x [cols] for P written positions side by side; `read` is the first
-// one's window.
+// sum[p] over the taps [rows] x [cols] for P written positions side by side; `read` is where the
+// first of those taps lies for the first position.
 template <int P, bool Unit>
 TILEGRAD_INLINE void depthwise_window(Vec (&sum)[P], const Depthwise& d, const float* read,
                                       const float* w, Span rows, Span cols, int64_t lanes) {
@@ -526,7 +528,9 @@ TILEGRAD_INLINE void depthwise_window(Vec (&sum)[P], const Depthwise& d, const f
     const int64_t weight_row =
         (d.v.weight_first + i * d.v.weight_step) * d.kernel_w + d.h.weight_first;
     for (int64_t j = cols.begin; j < cols.end; ++j) {
-      const float* in = read + (i * d.v.tap_step * d.h.size + j * d.h.tap_step) * d.read_pixel;
+      const int64_t down = (i - rows.begin) * d.v.tap_step;
+      const int64_t right = (j - cols.begin) * d.h.tap_step;
+      const float* in = read + (down * d.h.size + right) * d.read_pixel;
       const float* weight = w + (weight_row + j * d.h.weight_step) * d.weight_tap;
       for (int64_t m = 0; m < d.filters; ++m) {
         const Vec factor = load_every<Unit>(weight + m, d.weight_step, lanes);
@@ -563,75 +567,85 @@ Span whole_windows(const Axis& axis) {
   return span;
 }
 
-template <bool Unit, class Finish>
-void depthwise_lines(const Depthwise& d, int64_t channels, int64_t begin, int64_t end,
-                     Finish finish) {
+template <bool Unit>
+void depthwise_lines(const Depthwise& d, int64_t channels, int64_t begin, int64_t end) {
   const Span interior = whole_windows(d.h), all{0, d.h.taps};
   for (int64_t line = begin; line < end; ++line) {
     const int64_t i = line % d.v.count, image = line / d.v.count;
     const Span rows = axis_taps(d.v, i);
-    const float* top =
-        d.read + (image * d.v.size + i * d.v.step + d.v.first) * d.h.size * d.read_pixel;
+    const int64_t top = i * d.v.step + d.v.first + rows.begin * d.v.tap_step;
     float* out = d.written + (image * d.written_h + d.v.written_first + i * d.v.written_step) *
                                  d.written_w * d.written_pixel;
     for (int64_t channel = 0; channel < channels; channel += width) {
       const int64_t lanes = std::min<int64_t>(width, channels - channel);
+      const float* w = d.w + channel * d.weight_step;
+      Vec bias{};
+      if (d.bias != nullptr) {
+        bias = load_every<Unit>(d.bias + channel * d.weight_step, d.weight_step, lanes);
+      }
       const auto run = [&](auto pixels, int64_t j, Span cols) {
         constexpr int P = decltype(pixels)::value;
+        const float* read = d.read;  // outside the image nothing is read, and nothing has a place
+        if (rows.begin < rows.end && cols.begin < cols.end) {
+          const int64_t left = j * d.h.step + d.h.first + cols.begin * d.h.tap_step;
+          read += ((image * d.v.size + top) * d.h.size + left) * d.read_pixel;
+          read += channel * d.read_step;
+        }
         Vec sum[P];
-        const float* window =
-            top + (j * d.h.step + d.h.first) * d.read_pixel + channel * d.read_step;
-        depthwise_window<P, Unit>(sum, d, window, d.w + channel * d.weight_step, rows, cols, lanes);
+        depthwise_window<P, Unit>(sum, d, read, w, rows, cols, lanes);
         for (int p = 0; p < P; ++p) {
           float* pixel = out + (d.h.written_first + (j + p) * d.h.written_step) * d.written_pixel;
-          store_every<Unit>(pixel + channel * d.written_step, d.written_step,
-                            finish(sum[p], channel, lanes), lanes);
+          Vec y = sum[p] + bias;
+          if (d.relu) y = max(Vec{}, y);  // in this order NaN stays NaN
+          store_every<Unit>(pixel + channel * d.written_step, d.written_step, y, lanes);
         }
       };
       const std::integral_constant<int, 1> one;
       const std::integral_constant<int, depthwise_pixels> several;
-      int64_t j = 0;
-      for (; j < interior.begin; ++j) run(one, j, axis_taps(d.h, j));
-      for (; j + depthwise_pixels <= interior.end; j += depthwise_pixels) run(several, j, all);
-      for (; j < interior.end; ++j) run(one, j, all);
-      for (; j < d.h.count; ++j) run(one, j, axis_taps(d.h, j));
+      for (int64_t j = 0; j < d.h.count;) {
+        if (j >= interior.begin && j + depthwise_pixels <= interior.end) {
+          run(several, j, all);
+          j += depthwise_pixels;
+        } else {
+          run(one, j, axis_taps(d.h, j));
+          ++j;
+        }
+      }
     }
   }
 }
 
 template <bool Unit>
-void depthwise_forward(float* y, const float* x, const float* w, const float* b,
-                       const Conv2dShape& s, Activation act, float alpha) {
+void depthwise_forward(float* y, const float* x, const float* w, const Conv2dShape& s,
+                       const Epilogue& e) {
   const int64_t multiplier = s.f / s.c;
-  Depthwise d{forward_axis(s.h, s.oh, s.kh, s.stride_h, s.pad_top, s.dilation_h),
-              forward_axis(s.w, s.ow, s.kw, s.stride_w, s.pad_left, s.dilation_w),
-              x,
-              s.c,
-              1,
-              nullptr,
-              s.f,
-              multiplier,
-              s.oh,
-              s.ow,
-              nullptr,
-              s.f,
-              multiplier,
-              s.kw,
-              1};
-  with_fused_activation(act, [&](auto kind) {
-    parallel_for(s.n * s.oh, line_grain(s, s.ow), [&](int64_t begin, int64_t end) {
-      for (int64_t m = 0; m < multiplier; ++m) {
-        Depthwise filter = d;
-        filter.written = y + m;
-        filter.w = w + m;
-        depthwise_lines<Unit>(
-            filter, s.c, begin, end, [&](Vec sum, int64_t channel, int64_t lanes) {
-              if (b != nullptr)
-                sum += load_every<Unit>(b + channel * multiplier + m, multiplier, lanes);
-              return activate<decltype(kind)::value>(sum, splat(alpha));
-            });
-      }
-    });
+  const Depthwise d{forward_axis(s.h, s.oh, s.kh, s.stride_h, s.pad_top, s.dilation_h),
+                    forward_axis(s.w, s.ow, s.kw, s.stride_w, s.pad_left, s.dilation_w),
+                    x,
+                    s.c,
+                    1,
+                    nullptr,
+                    s.f,
+                    multiplier,
+                    s.oh,
+                    s.ow,
+                    nullptr,
+                    s.f,
+                    multiplier,
+                    s.kw,
+                    1,
+                    nullptr,
+                    e.act == Activation::relu};
+  parallel_for(s.n * s.oh, line_grain(s, s.ow), [&](int64_t begin, int64_t end) {
+    for (int64_t m = 0; m < multiplier; ++m) {
+      Depthwise filter = d;
+      filter.written = y + m;
+      filter.w = w + m;
+      if (e.bias != nullptr) filter.bias = e.bias + m;
+      depthwise_lines<Unit>(filter, s.c, begin, end);
+    }
+    const int64_t line = s.ow * s.f;
+    if (needs_row_pass(e)) activate_row(y + begin * line, (end - begin) * line, e);
   });
 }
 
@@ -654,10 +668,11 @@ void depthwise_backward_dx(float* dx, const float* dy, const float* w, const Con
                         s.f,
                         multiplier,
                         s.kw,
-                        multiplier};
-      parallel_for(s.n * d.v.count, line_grain(s, d.h.count), [&](int64_t begin, int64_t end) {
-        depthwise_lines<Unit>(d, s.c, begin, end, [](Vec sum, int64_t, int64_t) { return sum; });
-      });
+                        multiplier,
+                        nullptr,
+                        false};
+      parallel_for(s.n * d.v.count, line_grain(s, d.h.count),
+                   [&](int64_t begin, int64_t end) { depthwise_lines<Unit>(d, s.c, begin, end); });
     }
   }
 }
@@ -697,19 +712,95 @@ int64_t depthwise_dw_lines(const Conv2dShape& s) {
   return std::max(chunk_count(s.n * s.oh, wanted_chunks), line_grain(s, s.ow));
 }
 
+// ---- dx of few channels: dot products over the filters ----
+
+// Filters lie side by side in dy and in w, so vectors run over them; a matrix product with c
+// columns would leave most lanes empty.
+bool has_few_channels(const Conv2dShape& s) { return s.groups == 1 && s.c <= 4 && s.c < width; }
+
+constexpr int few_channels_pixels = 4;  // share the loads of w
+
+// dx of P positions side by side, from the taps [rows] x [cols]; line i of the image's dy
+template <int C, int P>
+TILEGRAD_INLINE void few_channels_window(float* dx, const float* dy, const float* w,
+                                         const Conv2dShape& s, const Axis& v, const Axis& h,
+                                         int64_t i, int64_t j, Span rows, Span cols) {
+  Vec sum[P][C] = {};
+  for (int64_t t = rows.begin; t < rows.end; ++t) {
+    for (int64_t u = cols.begin; u < cols.end; ++u) {
+      const int64_t y = i * v.step + v.first + t * v.tap_step;
+      const int64_t x = j * h.step + h.first + u * h.tap_step;
+      const int64_t tap =
+          (v.weight_first + t * v.weight_step) * s.kw + h.weight_first + u * h.weight_step;
+      const float* gradient = dy + (y * s.ow + x) * s.f;
+      const float* weight = w + tap * C * s.f;
+      const auto add = [&](int64_t k, auto load_lanes) {
+        Vec g[P];
+        for (int p = 0; p < P; ++p) g[p] = load_lanes(gradient + p * h.step * s.f + k);
+        for (int c = 0; c < C; ++c) {
+          const Vec factor = load_lanes(weight + c * s.f + k);
+          for (int p = 0; p < P; ++p) sum[p][c] = fma(g[p], factor, sum[p][c]);
+        }
+      };
+      int64_t k = 0;
+      for (; k + width <= s.f; k += width) add(k, load);
+      if (k < s.f) add(k, [&](const float* a) { return load_partial(a, s.f - k); });
+    }
+  }
+  for (int p = 0; p < P; ++p) {
+    float* pixel = dx + (h.written_first + (j + p) * h.written_step) * C;
+    for (int c = 0; c < C; ++c) pixel[c] = hsum(sum[p][c]);
+  }
+}
+
+// dx of the written lines [begin, end) of the axes
+template <int C>
+void few_channels_lines(float* dx, const float* dy, const float* w, const Conv2dShape& s,
+                        const Axis& v, const Axis& h, int64_t begin, int64_t end) {
+  const Span interior = whole_windows(h), all{0, h.taps};
+  for (int64_t line = begin; line < end; ++line) {
+    const int64_t i = line % v.count, image = line / v.count;
+    const Span rows = axis_taps(v, i);
+    float* out = dx + (image * s.h + v.written_first + i * v.written_step) * s.w * C;
+    const float* in = dy + image * s.oh * s.ow * s.f;
+    for (int64_t j = 0; j < h.count;) {
+      if (j >= interior.begin && j + few_channels_pixels <= interior.end) {
+        few_channels_window<C, few_channels_pixels>(out, in, w, s, v, h, i, j, rows, all);
+        j += few_channels_pixels;
+      } else {
+        few_channels_window<C, 1>(out, in, w, s, v, h, i, j, rows, axis_taps(h, j));
+        ++j;
+      }
+    }
+  }
+}
+
+void few_channels_backward_dx(float* dx, const float* dy, const float* w, const Conv2dShape& s,
+                              const Axis& v, const Axis& h) {
+  const int64_t work = h.count * v.taps * h.taps * s.c * s.f + 1;
+  parallel_for(s.n * v.count, std::max<int64_t>(2 * small_work / work, 1),
+               [&](int64_t begin, int64_t end) {
+                 if (s.c == 1) return few_channels_lines<1>(dx, dy, w, s, v, h, begin, end);
+                 if (s.c == 2) return few_channels_lines<2>(dx, dy, w, s, v, h, begin, end);
+                 if (s.c == 3) return few_channels_lines<3>(dx, dy, w, s, v, h, begin, end);
+                 few_channels_lines<4>(dx, dy, w, s, v, h, begin, end);
+               });
+}
+
 }  // namespace
 
 // ---- forward ----
 
 void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2dShape& s,
                     Activation act, float alpha, void* workspace) {
+  if (s.n * s.oh * s.ow == 0) return;
   if (is_matrix_product(s)) {
     gemm(GemmKind::nn, y, x, w, {s.n * s.h * s.w, s.f, s.c}, {b, act, alpha}, workspace);
     return;
   }
   if (is_depthwise(s)) {
-    if (s.f == s.c) return depthwise_forward<true>(y, x, w, b, s, act, alpha);
-    return depthwise_forward<false>(y, x, w, b, s, act, alpha);
+    if (s.f == s.c) return depthwise_forward<true>(y, x, w, s, {b, act, alpha});
+    return depthwise_forward<false>(y, x, w, s, {b, act, alpha});
   }
   const int64_t cg = s.c / s.groups, fg = s.f / s.groups, depth = s.kh * s.kw * cg;
   const bool packs = forward_packs(s);
@@ -737,6 +828,7 @@ int64_t conv2d_forward_workspace(const Conv2dShape& s) {
 
 void conv2d_backward_dx(float* dx, const float* dy, const float* w, const Conv2dShape& s,
                         void* workspace) {
+  if (s.n * s.h * s.w == 0) return;
   if (is_matrix_product(s)) {
     gemm(GemmKind::nt, dx, dy, w, {s.n * s.h * s.w, s.c, s.f}, {}, workspace);
     return;
@@ -747,13 +839,18 @@ void conv2d_backward_dx(float* dx, const float* dy, const float* w, const Conv2d
   }
   const int64_t cg = s.c / s.groups, fg = s.f / s.groups, depth = s.kh * s.kw * fg;
   float* const packed = static_cast<float*>(workspace);
-  pack_weights(packed, w, s, true);
+  const bool few = has_few_channels(s);
+  if (!few) pack_weights(packed, w, s, true);
   // The inputs of one remainder by the stride met the same taps: each such class is a convolution
   // of stride 1.
   for (int64_t i = 0; i < std::min(s.stride_h, s.h); ++i) {
     for (int64_t j = 0; j < std::min(s.stride_w, s.w); ++j) {
       const Axis v = backward_dx_axis(s.h, s.oh, s.kh, s.stride_h, s.pad_top, s.dilation_h, i);
       const Axis h = backward_dx_axis(s.w, s.ow, s.kw, s.stride_w, s.pad_left, s.dilation_w, j);
+      if (few) {
+        few_channels_backward_dx(dx, dy, w, s, v, h);
+        continue;
+      }
       for (int64_t group = 0; group < s.groups; ++group) {
         const Gather gather{v,
                             h,
@@ -777,7 +874,7 @@ void conv2d_backward_dx(float* dx, const float* dy, const float* w, const Conv2d
 
 int64_t conv2d_backward_dx_workspace(const Conv2dShape& s) {
   if (is_matrix_product(s)) return gemm_workspace(GemmKind::nt, {s.n * s.h * s.w, s.c, s.f});
-  if (is_depthwise(s)) return 0;
+  if (is_depthwise(s) || has_few_channels(s)) return 0;
   return bytes(s.kh * s.kw * s.f * Panels(s.c / s.groups).padded());
 }
 

@@ -108,6 +108,7 @@ int64_t batch_workspace(GemmKind kind, int64_t batch, GemmShape s) {
 // c (batch, m, n) contiguous; a_step and b_step lead from one operand to the next
 void multiply_batch(GemmKind kind, float* c, const float* a, const float* b, int64_t batch,
                     int64_t a_step, int64_t b_step, GemmShape s, void* workspace) {
+  if (s.m * s.n == 0) return;  // a batch of nothing may be of any length
   if (!whole_products(batch, s)) {
     for (int64_t i = 0; i < batch; ++i) {
       gemm(kind, c + i * s.m * s.n, a + i * a_step, b + i * b_step, s, {}, workspace);

@@ -132,40 +132,31 @@ void parallel_map(float* y, int64_t count, F f, const P*... x) {
 
 // ---- broadcasting ----
 
-// x[0], x[stride], x[2 stride], ... as a contiguous run: itself, or copied into `buffer`
-const float* contiguous(float* buffer, const float* x, int64_t stride, int64_t count) {
-  if (stride == 1) return x;
-  for (int64_t i = 0; i < count; ++i) buffer[i] = x[i * stride];
-  return buffer;
-}
+constexpr int64_t run_length = 256;
 
-// y[i] = f(a[i], b[i], x[i]...) along one axis; x is contiguous, like y
-template <class F, class... P>
-void map_strided(float* y, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
-                 int64_t count, F f, const P*... x) {
-  if (a_stride == 1 && b_stride == 1) {
-    map(y, count, f, a, b, x...);
-  } else if (a_stride == 0 && b_stride == 1) {
-    map(y, count, [&, va = splat(*a)](Vec vb, auto... v) { return f(va, vb, v...); }, b, x...);
-  } else if (a_stride == 1 && b_stride == 0) {
-    map(y, count, [&, vb = splat(*b)](Vec va, auto... v) { return f(va, vb, v...); }, a, x...);
-  } else {
-    constexpr int64_t block = 256;
-    float a_buffer[block], b_buffer[block];
-    for (int64_t i = 0; i < count; i += block) {
-      const int64_t part = std::min(block, count - i);
-      map(y + i, part, f, contiguous(a_buffer, a + i * a_stride, a_stride, part),
-          contiguous(b_buffer, b + i * b_stride, b_stride, part), (x + i)...);
-    }
+// One row of an operand, as contiguous runs: itself, or run_length copies of the number it repeats.
+class Operand {
+ public:
+  Operand(const float* data, int64_t stride, int64_t count) : data_(data), repeats_(stride == 0) {
+    if (repeats_) std::fill_n(buffer_, std::min(run_length, count), *data);
   }
-}
+  bool repeats() const { return repeats_; }
+  const float* run(int64_t begin) const { return repeats_ ? buffer_ : data_ + begin; }
 
-// y = f(a, b, x...) over the broadcast shape; x has y's shape
-template <class F, class... P>
-void broadcast_map(float* y, const float* a, const float* b, const BroadcastShape& s, F f,
-                   const P*... x) {
+ private:
+  const float* data_;
+  bool repeats_;
+  float buffer_[run_length];
+};
+
+// y[i] = f(a[i], b[i]), with dy[i] in a gradient, for contiguous runs
+using RunKernel = void (*)(float* y, const float* a, const float* b, const float* dy,
+                           int64_t count);
+
+// y = f(a, b, dy) over the broadcast shape; dy has y's shape, or is null
+void broadcast(float* y, const float* a, const float* b, const float* dy, const BroadcastShape& s,
+               RunKernel kernel) {
   const int last = s.ndim - 1;
-  if (s.ndim == 0) return map_strided(y, a, 1, b, 1, 1, f, x...);
   int64_t total = 1;
   for (int d = 0; d < s.ndim; ++d) total *= s.size[d];
   const int64_t cols = s.size[last], a_step = s.a_stride[last], b_step = s.b_stride[last];
@@ -180,8 +171,14 @@ void broadcast_map(float* y, const float* a, const float* b, const BroadcastShap
     }
     for (int64_t col = begin % cols; begin < end; col = 0) {
       const int64_t count = std::min(cols - col, end - begin);
-      map_strided(y + begin, a + a_row + col * a_step, a_step, b + b_row + col * b_step, b_step,
-                  count, f, (x + begin)...);
+      const Operand first(a + a_row + col * a_step, a_step, count);
+      const Operand second(b + b_row + col * b_step, b_step, count);
+      const int64_t step = first.repeats() || second.repeats() ? run_length : count;
+      for (int64_t i = 0; i < count; i += step) {
+        const int64_t part = std::min(step, count - i);
+        kernel(y + begin + i, first.run(i), second.run(i), dy != nullptr ? dy + begin + i : nullptr,
+               part);
+      }
       begin += count;
       for (int d = last - 1; d >= 0; --d) {  // the next row, with carry
         a_row += s.a_stride[d];
@@ -193,6 +190,21 @@ void broadcast_map(float* y, const float* a, const float* b, const BroadcastShap
       }
     }
   });
+}
+
+template <Binary K>
+void forward_run(float* y, const float* a, const float* b, const float*, int64_t count) {
+  map(y, count, [](Vec va, Vec vb) { return apply<K>(va, vb); }, a, b);
+}
+
+template <Binary K>
+void da_run(float* da, const float* a, const float* b, const float* dy, int64_t count) {
+  map(da, count, [](Vec g, Vec va, Vec vb) { return apply_da<K>(g, va, vb); }, dy, a, b);
+}
+
+template <Binary K>
+void db_run(float* db, const float* a, const float* b, const float* dy, int64_t count) {
+  map(db, count, [](Vec g, Vec va, Vec vb) { return apply_db<K>(g, va, vb); }, dy, a, b);
 }
 
 // ---- reductions ----
@@ -464,27 +476,17 @@ void apply_dropout(float* y, const float* x, int64_t count, float rate, uint64_t
 
 void binary_forward(float* y, const float* a, const float* b, const BroadcastShape& s,
                     Binary kind) {
-  with_binary(kind, [&](auto op) {
-    broadcast_map(y, a, b, s, [](Vec va, Vec vb) { return apply<decltype(op)::value>(va, vb); });
-  });
+  with_binary(kind, [&](auto op) { broadcast(y, a, b, nullptr, s, forward_run<op.value>); });
 }
 
 void binary_backward_da(float* da, const float* dy, const float* a, const float* b,
                         const BroadcastShape& s, Binary kind) {
-  with_binary(kind, [&](auto op) {
-    broadcast_map(
-        da, a, b, s, [](Vec va, Vec vb, Vec g) { return apply_da<decltype(op)::value>(g, va, vb); },
-        dy);
-  });
+  with_binary(kind, [&](auto op) { broadcast(da, a, b, dy, s, da_run<op.value>); });
 }
 
 void binary_backward_db(float* db, const float* dy, const float* a, const float* b,
                         const BroadcastShape& s, Binary kind) {
-  with_binary(kind, [&](auto op) {
-    broadcast_map(
-        db, a, b, s, [](Vec va, Vec vb, Vec g) { return apply_db<decltype(op)::value>(g, va, vb); },
-        dy);
-  });
+  with_binary(kind, [&](auto op) { broadcast(db, a, b, dy, s, db_run<op.value>); });
 }
 
 void unary_forward(float* y, const float* x, int64_t count, Unary kind) {
@@ -528,7 +530,8 @@ void reduce_sum_backward_dx(float* dx, const float* dy, int64_t outer, int64_t r
     });
     return;
   }
-  const int64_t grain = std::max<int64_t>(1, chunk / std::max<int64_t>(1, inner));
+  if (inner == 0) return;
+  const int64_t grain = std::max<int64_t>(1, chunk / inner);
   parallel_for(outer * r, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
       map(dx + row * inner, inner, [&](Vec v) { return scale * v; }, dy + row / r * inner);

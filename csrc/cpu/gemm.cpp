@@ -36,18 +36,6 @@ TILEGRAD_INLINE void finish(Vec (&acc)[R][V], const Epilogue& e, int64_t col, in
   }
 }
 
-// The activations that are no single instruction, on a row still in L1.
-__attribute__((noinline)) void activate_row(float* y, int64_t cols, const Epilogue& e) {
-  const Vec alpha = splat(e.alpha);
-  with_fused_activation(e.act, [&](auto kind) {
-    map(y, cols, [alpha](Vec x) { return activate<decltype(kind)::value>(x, alpha); }, y);
-  });
-}
-
-bool needs_row_pass(const Epilogue& e) {
-  return e.act != Activation::linear && e.act != Activation::relu;
-}
-
 template <int R, int V>
 void tile_kernel(const Tile& t) {
   Vec acc[R][V];
@@ -297,6 +285,17 @@ TILEGRAD_INLINE void transpose_block(float* dst, int64_t step, const float* b, i
 }
 
 }  // namespace
+
+bool needs_row_pass(const Epilogue& e) {
+  return e.act != Activation::linear && e.act != Activation::relu;
+}
+
+void activate_row(float* y, int64_t cols, const Epilogue& e) {
+  const Vec alpha = splat(e.alpha);
+  with_fused_activation(e.act, [&](auto kind) {
+    map(y, cols, [alpha](Vec x) { return activate<decltype(kind)::value>(x, alpha); }, y);
+  });
+}
 
 void run_tile(int rows, int vectors, const Tile& tile) {
   using All = std::make_integer_sequence<int, tile_rows * tile_vectors>;

@@ -15,6 +15,11 @@ struct Epilogue {
   float alpha = 0.0f;
 };
 
+// Beyond linear and relu, which cost one instruction, the activation is a pass of its own over rows
+// still in L1.
+bool needs_row_pass(const Epilogue& e);
+void activate_row(float* y, int64_t cols, const Epilogue& e);
+
 // c[r][j] (+)= sum over segments s and p < depth of a_s[r][p a_step] b_s[p b_step + j], j < cols.
 // A segment is rows + 1 pointers: b_s, then a_s[0 .. rows). Rows of A may lie anywhere, so a plain
 // matrix, its transpose and the patches of an image need no copy. Rows of B must be readable up to

@@ -14,27 +14,29 @@ int num_threads();
 void set_num_threads(int count);
 
 namespace detail {
+
 using ChunkFn = void (*)(void* context, int64_t begin, int64_t end);
 void run_chunks(int64_t n, int64_t grain, ChunkFn fn, void* context);
+
+// Not inlined, so that a kernel's body is compiled once for both of parallel_for's calls.
+template <class F>
+[[gnu::noinline]] void call_chunk(void* fn, int64_t begin, int64_t end) {
+  (*static_cast<F*>(fn))(begin, end);
+}
+
 }  // namespace detail
 
 // fn(begin, end) once for every chunk [i grain, min(n, (i + 1) grain)), in any order, on any
-// thread.
-// Nested calls, and calls while another thread holds the pool, run serially on the caller. fn must
-// not throw.
+// thread. Nested calls, and calls while another thread holds the pool, run serially on the caller.
+// fn must not throw.
 template <class F>
 void parallel_for(int64_t n, int64_t grain, F&& fn) {
   if (n <= 0) return;
   grain = std::max<int64_t>(grain, 1);
-  if (n <= grain) {
-    fn(int64_t{0}, n);
-    return;
-  }
-  using Fn = std::remove_reference_t<F>;
-  detail::run_chunks(
-      n, grain,
-      [](void* context, int64_t begin, int64_t end) { (*static_cast<Fn*>(context))(begin, end); },
-      const_cast<void*>(static_cast<const void*>(&fn)));
+  const auto call = detail::call_chunk<std::remove_reference_t<F>>;
+  void* const context = const_cast<void*>(static_cast<const void*>(&fn));
+  if (n <= grain) return call(context, 0, n);
+  detail::run_chunks(n, grain, call, context);
 }
 
 inline int64_t chunk_count(int64_t n, int64_t grain) { return (n + grain - 1) / grain; }

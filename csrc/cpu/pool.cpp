@@ -94,7 +94,8 @@ TILEGRAD_INLINE void for_windows(int64_t begin, int64_t end, const Pool2dShape& 
 
 template <class F>
 void parallel_output_rows(const Pool2dShape& s, F fn) {
-  const int64_t per_row = std::max<int64_t>(1, s.ow * s.c);
+  const int64_t per_row = s.ow * s.c;
+  if (per_row == 0) return;  // however many such rows there are
   parallel_for(s.n * s.oh, std::max<int64_t>(1, chunk_elements / per_row), fn);
 }
 

@@ -100,13 +100,14 @@ void softmax_cross_entropy_sparse_forward(float* loss, float* losses, float* p, 
                                           int64_t cols, float scale) {
   for_each_row(rows, cols, [&](int64_t i) {
     const float* row = x + i * cols;
-    if (!is_class(labels[i], cols)) {
+    const int32_t label = labels[i];  // read once: p may share its memory
+    if (!is_class(label, cols)) {
       losses[i] = quiet_nan;
       std::fill_n(p + i * cols, cols, quiet_nan);
       return;
     }
     const RowStatistics s = softmax_row(p + i * cols, row, cols);
-    losses[i] = static_cast<float>(s.log_sum - (static_cast<double>(row[labels[i]]) - s.max));
+    losses[i] = static_cast<float>(s.log_sum - (static_cast<double>(row[label]) - s.max));
   });
   *loss = total_loss(losses, weight, rows, scale);
 }
@@ -115,9 +116,10 @@ void softmax_cross_entropy_sparse_backward_dx(float* dx, const float* dlosses, c
                                               const int32_t* labels, int64_t rows, int64_t cols) {
   for_each_row(rows, cols, [&](int64_t i) {
     const float g = dlosses[i];
+    const int32_t label = labels[i];
     float* row = dx + i * cols;
     map(row, cols, [&](Vec v) { return g * v; }, p + i * cols);
-    if (is_class(labels[i], cols)) row[labels[i]] = g * (p[i * cols + labels[i]] - 1.0f);
+    if (is_class(label, cols)) row[label] = g * (p[i * cols + label] - 1.0f);
   });
 }
 

@@ -17,7 +17,8 @@ enum class Unary : int { negative = 0, exp = 1, log = 2, sqrt = 3, absolute = 4,
 
 constexpr int max_ndim = 8;
 
-// y's axes after merging what can be merged; a stride of 0 repeats the operand along that axis.
+// y's axes, at least one, after merging what can be merged. A stride of 0 repeats the operand along
+// that axis; along the last one it is 0 or 1.
 struct BroadcastShape {
   int ndim;
   int64_t size[max_ndim], a_stride[max_ndim], b_stride[max_ndim];
