@@ -123,8 +123,51 @@ def test_bad_arguments(arguments, message, capsys):
 
 
 def test_threads_belong_to_the_cpu(capsys):
-    assert cli.main(["train", "--device", "reference", "--threads", "2"]) == 1
+    with pytest.raises(SystemExit) as error:
+        cli.main(["train", "--device", "reference", "--threads", "2"])
+    assert error.value.code == 2
     assert "--threads: expected device cpu, got reference" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("TILEGRAD_DEVICE", "tpu", "expected one of cpu, reference, got 'tpu'"),
+        ("TILEGRAD_ISA", "sse9", "expected one of avx512, avx2, base, got 'sse9'"),
+        ("TILEGRAD_THREADS", "none", "expected 1 to 1024, got 'none'"),
+        ("TILEGRAD_DEBUG", "9", "expected 0 to 4, got '9'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["info", "train"])
+def test_bad_settings_are_one_line(command, variable, value, message):
+    result = run(command, **{"TILEGRAD_DEVICE": "cpu", variable: value})
+    assert result.returncode == 1
+    assert result.stderr == f"tilegrad: {variable}: {message}\n"
+
+
+@pytest.mark.filterwarnings("ignore:Limiting")
+def test_keras_limits_are_obeyed(monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_MAX_EPOCHS", "2")
+    monkeypatch.setenv("KERAS_MAX_STEPS_PER_EPOCH", "3")
+    assert cli.main(["train", "--epochs", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "Epoch 2/2" in out and re.search(r"conv2d_forward.* 3 ", out)
+
+
+def test_no_escape_codes_and_80_columns_in_a_pipe():
+    for arguments in (["train", "--epochs", "1"], ["info"]):
+        result = run(*arguments)
+        assert "\x1b" not in result.stdout and "\b" not in result.stdout
+        assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "tilegrad", "info"], stdout=full, stderr=subprocess.PIPE
+        )
+    assert result.returncode == 1
+    assert re.fullmatch(rb"tilegrad: .*No space left.*\n", result.stderr)
 
 
 def test_info(capsys):
@@ -134,19 +177,15 @@ def test_info(capsys):
     assert "device    " in out and "isa       " in out
     for name, present, _ in backend.describe():
         assert re.search(rf"{name} +│ {'yes' if present else 'no'}", out)
+    assert re.search(r"cuda +│ no +│ this version has no GPU kernels", out)
 
 
 def test_info_obeys_the_environment():
     result = run("info", TILEGRAD_ISA="base", TILEGRAD_THREADS="3", TILEGRAD_DEVICE="reference")
     assert result.returncode == 0, result.stderr
-    assert re.search(r"isa       base \(.*TILEGRAD_ISA=base", result.stdout)
+    assert re.search(r"isa       base \(TILEGRAD_ISA=base\)", result.stdout)
     assert "threads   3 (TILEGRAD_THREADS)" in result.stdout
     assert "device    reference" in result.stdout
-    result = run("info", TILEGRAD_ISA="sse9")
-    assert result.returncode == 1
-    assert (
-        result.stderr == "tilegrad: TILEGRAD_ISA: expected one of avx512, avx2, base, got 'sse9'\n"
-    )
 
 
 def test_version_and_help():
@@ -174,8 +213,13 @@ def test_a_reader_that_leaves_early():
 
 
 def test_control_c():
+    # A shell lets its background jobs ignore SIGINT, and children inherit that.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from tilegrad.cli import main; sys.exit(main(['train', '--device', 'reference']))"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "tilegrad", "train", "--device", "reference"],
+        [sys.executable, "-u", "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",

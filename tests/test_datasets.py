@@ -1,5 +1,6 @@
 """Datasets: readers against damaged and hostile files, search order, failures of the network."""
 
+import concurrent.futures
 import contextlib
 import gzip
 import hashlib
@@ -8,6 +9,7 @@ import io
 import os
 import re
 import struct
+import tempfile
 import threading
 import time
 import tracemalloc
@@ -86,6 +88,7 @@ BAD_IDX = {
     "promises 2**31": (PROMISES_2_31, "header that promises 2147483648"),
     "promises 2**29": (PROMISES_2_29, "expected 536870912 bytes of shape (536870912,), got only 5"),
     "promises 2**259": (HUGE_PRODUCT, "header that promises"),
+    "nothing of 2**224": (HUGE_PRODUCT[:4] + bytes(4) + HUGE_PRODUCT[8:], "header that promises"),
     "empty gzip": (gzip.compress(b""), "header of 4 bytes, got 0"),
     "truncated gzip": (gzip.compress(GOOD)[:-9], "gzip stream, got a broken one"),
     "gzip header only": (b"\x1f\x8b", "gzip stream, got a broken one"),
@@ -222,7 +225,16 @@ BAD_NPZ = {
     "version 2": (zipped(x=npy_header("{}", b"\2\0"), y=Y), "format version (2, 0), not (1, 0)"),
     "short data": (zipped(x=npy(IMAGES)[:-1], y=Y), "expected 30 bytes of data, got only 29"),
     "long data": (zipped(x=npy(IMAGES) + b"!", y=Y), "end of the member after 30 bytes"),
-    "damaged data": (npz(np.savez).replace(IMAGES.tobytes(), bytes(30)), "sound .npz archive"),
+    "damaged data": (npz(np.savez).replace(IMAGES.tobytes(), bytes(30)), "Bad CRC-32"),
+    "endless nesting": (zipped(x=npy_header("-" * 9000 + "1"), y=Y), "an .npy header"),
+    "open bracket": (zipped(x=npy_header("("), y=Y), "an .npy header"),
+    "endless dtype": (
+        zipped(x=npy_header(f"{{'descr': {'(' * 80}'u1',{')' * 80}}}"), y=Y),
+        "header",
+    ),
+    "bzip2": (zipped(zipfile.ZIP_BZIP2, x=npy(IMAGES), y=Y), "or deflated (8), got compression 12"),
+    "lzma": (zipped(zipfile.ZIP_LZMA, x=npy(IMAGES), y=Y), "or deflated (8), got compression 14"),
+    "offset before the file": (zipped(x=npy(IMAGES), y=Y)[60:], "sound .npz archive"),
 }
 
 
@@ -243,26 +255,32 @@ def test_npz_refuses_a_closed_file():
         read_npz(file, MEMBERS)
 
 
-def test_npz_bomb_costs_nothing():
-    bomb = zipped(x=npy(IMAGES) + bytes(1 << 28), y=Y)
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_npz_bomb_costs_nothing(method):
+    bomb = zipped(method, x=npy(IMAGES) + bytes(1 << 28), y=Y)
     tracemalloc.start()
-    with pytest.raises(ValueError, match="end of the member"):
+    with pytest.raises(ValueError, match=r"end of the member|got compression 12"):
         read_npz(io.BytesIO(bomb), MEMBERS)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < (8 << 20)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_npz_survives_any_damage(data):
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_npz_survives_any_damage(data, tmp_path_factory):
     save = data.draw(st.sampled_from([np.savez, np.savez_compressed]))
     content = bytearray(npz(save))
+    tail = len(content) - 140  # the directory, where offsets and sizes lie
     for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    content = bytes(content[: data.draw(st.integers(0, len(content)))])
-    with contextlib.suppress(ValueError):
-        read_npz(io.BytesIO(content), MEMBERS)
+        start = data.draw(st.sampled_from([0, tail]))
+        content[data.draw(st.integers(start, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.npz"
+    path.write_bytes(content[: data.draw(st.sampled_from([len(content), tail]))])
+    try:
+        read_npz(path, MEMBERS)
+    except ValueError as error:  # nothing else may come out
+        assert str(error).startswith(str(path))
 
 
 # --- digits ---------------------------------------------------------------------------------------
@@ -501,8 +519,45 @@ def test_default_cache_is_keras_own(places, monkeypatch):
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(places))
     assert keras_home() == places / ".keras"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != places)
+    assert keras_home() == Path(tempfile.gettempdir()) / ".keras"
+    (places / ".keras").mkdir()  # writable, in a home that is not
+    assert keras_home() == places / ".keras"
+
+
+def test_a_cache_that_can_only_be_read_serves_too(source, mirror, places, monkeypatch):
+    monkeypatch.delenv("KERAS_HOME")
+    monkeypatch.setenv("HOME", str(places))
+    monkeypatch.setattr(tempfile, "tempdir", str(places / "tmp"))
+    write(places / ".keras" / "datasets", {"mnist.npz": NPZ})
     monkeypatch.setattr(os, "access", lambda *args: False)
-    assert keras_home().name == ".keras" and keras_home() != places / ".keras"
+    assert_loads(source)
+    assert mirror.asked == []
+
+
+def test_two_at_once(source, mirror, places):
+    """Both ask for the file; whoever is last replaces it by the same bytes, in one step."""
+    both = threading.Barrier(2)
+
+    def wait_for_the_other(handler):
+        both.wait(10)
+        good(NPZ)(handler)
+
+    mirror.files["/npz1/mnist.npz"] = wait_for_the_other
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for load in [pool.submit(assert_loads, source) for _ in range(2)]:
+            load.result()
+    assert mirror.asked == ["/npz1/mnist.npz"] * 2
+    assert [p.name for p in (places / "keras" / "datasets").iterdir()] == ["mnist.npz"]
+
+
+def test_a_dangling_link_in_the_cache_is_replaced(source, mirror, places):
+    cache = places / "keras" / "datasets"
+    cache.mkdir(parents=True)
+    (cache / "mnist.npz").symlink_to(places / "absent")
+    mirror.files["/npz1/mnist.npz"] = good(NPZ)
+    assert_loads(source)
+    assert not (cache / "mnist.npz").is_symlink() and not (places / "absent").exists()
 
 
 def test_a_bad_cached_file_is_replaced(source, mirror, places):
@@ -609,20 +664,23 @@ def accept(path):
     assert path.is_file()
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (not_found, "404"),
-        (truncated(b"x" * 1000), "expected 1000 bytes, got 500"),
-        (endless, "expected at most 1000000 bytes"),
-        (dripping, "expected the file within 0.4 s"),
-        (silent, "timed out"),
-        (not_http, "bad answer from the server"),
-        (redirect_to("file:///etc/passwd"), "not allowed"),
-    ],
-    ids=["404", "truncated", "endless", "dripping", "silent", "not-http", "file-redirect"],
-)
-def test_download_failures_leave_nothing(answer, message, mirror, places):
+FAILURES = {
+    "404": (not_found, "404"),
+    "truncated": (truncated(b"x" * 1000), "expected 1000 bytes, got 500"),
+    "endless": (endless, "expected at most 1000000 bytes"),
+    "dripping": (dripping, "expected the file within 0.4 s"),
+    "silent": (silent, "timed out"),
+    "not HTTP": (not_http, "bad answer from the server"),
+    "sent to a file": (redirect_to("file:///etc/passwd"), "not allowed"),
+    "sent to ftp": (redirect_to("ftp://127.0.0.1/f"), "not allowed"),
+    "sent to no port": (redirect_to(f"http://127.0.0.1:{10**30}/f"), "bad answer|urlopen error"),
+    "sent in a circle": (redirect_to("/f"), "infinite loop"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_download_failures_leave_nothing(case, mirror, places):
+    answer, message = FAILURES[case]
     mirror.files["/f"] = answer
     target = places / "folder" / "f"
     with pytest.raises((OSError, ValueError), match=message):
@@ -645,6 +703,16 @@ def test_download_keeps_the_old_file_until_the_new_one_is_right(mirror, places):
     download(mirror.url("/f"), target, accept)
     assert target.read_bytes() == b"new"
     assert sorted(p.name for p in places.iterdir()) == ["f"]
+
+
+def test_an_interrupted_download_leaves_nothing(mirror, places):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    mirror.files["/f"] = good(b"new")
+    with pytest.raises(KeyboardInterrupt):
+        download(mirror.url("/f"), places / "folder" / "f", interrupt)
+    assert list((places / "folder").iterdir()) == []
 
 
 def test_download_to_an_unwritable_place(mirror, places):
@@ -687,3 +755,7 @@ def test_get_file_errors(mirror):
         get_file("f", mirror.url("/f"), hash_algorithm="crc")
     with pytest.raises(ValueError, match="expected fname"):
         get_file(origin=mirror.url("/"))
+    with pytest.raises(ValueError, match="expected fname"):
+        get_file(origin=mirror.url("/.."))
+    with pytest.raises(OSError, match="no origin gave f"):
+        get_file("f", f"http://127.0.0.1:{10**30}/f")

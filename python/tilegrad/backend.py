@@ -146,7 +146,7 @@ class Backend:
 
 _loaded: dict[str, Backend] = {}
 _active: dict[str, Backend] = {}
-_default_device = "cpu"
+_default_device: str | None = None  # until asked for: then TILEGRAD_DEVICE, or "cpu"
 _wrapper = None
 
 
@@ -170,7 +170,7 @@ def load(name: str) -> Backend:
         if name != "reference" and name not in ISAS:
             known = ", ".join((*ISAS, "reference"))
             raise ValueError(f"backend: expected one of {known}, got {name!r}")
-        _check_threads()
+        _check_environment()
         reason = supported()[name]
         if reason is not None:
             raise RuntimeError(f"backend {name}: {reason}")
@@ -181,10 +181,11 @@ def load(name: str) -> Backend:
     return _loaded[name]
 
 
-def _check_threads() -> None:
-    text = os.environ.get("TILEGRAD_THREADS", "")
-    if text and not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 1024):
-        raise ValueError(f"TILEGRAD_THREADS: expected 1 to 1024, got {text!r}")
+def _check_environment() -> None:
+    for variable, low, high in (("TILEGRAD_THREADS", 1, 1024), ("TILEGRAD_DEBUG", 0, 4)):
+        text = os.environ.get(variable, "")
+        if text and not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
+            raise ValueError(f"{variable}: expected {low} to {high}, got {text!r}")
 
 
 def set_wrapper(wrap) -> None:
@@ -230,6 +231,12 @@ def check_device(device: str) -> str:
 
 def default_device() -> str:
     """The device of tensors made without naming one: "cpu", or what TILEGRAD_DEVICE says."""
+    if _default_device is None:
+        device = os.environ.get("TILEGRAD_DEVICE") or "cpu"
+        if device not in DEVICES:
+            expected = ", ".join(DEVICES)
+            raise ValueError(f"TILEGRAD_DEVICE: expected one of {expected}, got {device!r}")
+        set_default_device(device)
     return _default_device
 
 
@@ -287,7 +294,3 @@ def describe() -> list[tuple[str, bool, str]]:
         note = f"in use for device cpu: {why}" if name == chosen else "available"
         rows.append((name, reason is None, reason or note))
     return rows
-
-
-if os.environ.get("TILEGRAD_DEVICE"):
-    set_default_device(os.environ["TILEGRAD_DEVICE"])

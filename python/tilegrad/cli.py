@@ -29,36 +29,61 @@ def main(argv=None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-        sys.stdout.flush()
+        print(end="", flush=True)
         return 0
     except KeyboardInterrupt:
         print("\ntilegrad: interrupted", file=sys.stderr)
         return _INTERRUPTED
-    except BrokenPipeError:  # the reader (head, less) has left; keep the interpreter's exit silent
+    except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
+        if not isinstance(error, BrokenPipeError):  # the reader (head, less) has left: no news
+            print(f"tilegrad: {error or type(error).__name__}", file=sys.stderr)
+        _drop_output()
+        return 1
+
+
+def _drop_output() -> None:
+    """Forget what stdout cannot take, or the interpreter complains once more when it exits."""
+    try:
+        print(end="", flush=True)
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"tilegrad: {error}", file=sys.stderr)
-        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tilegrad", description="Train small networks, fast.")
+    parser = argparse.ArgumentParser(
+        prog="tilegrad", description="A numerical core for training neural networks."
+    )
     parser.add_argument("--version", action="version", version=f"tilegrad {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="command", required=True)
 
-    train = commands.add_parser("train", help="train the small CNN and show the result")
+    about = "train a small CNN; show time per kernel, pictures, test accuracy"
+    train = commands.add_parser("train", help=about, description=about)
     train.add_argument(
         "--dataset", choices=_DATASETS, default="digits", help="default: digits (in the package)"
     )
-    train.add_argument("--epochs", type=_integer(1), help="default: 20 for digits, else 5")
-    train.add_argument("--batch-size", type=_integer(1), help="default: 16 for digits, else 32")
-    train.add_argument("--seed", type=_integer(0, 2**32 - 1), default=0, help="default: 0")
-    train.add_argument("--threads", type=_integer(1, 1024), help="default: every usable core")
-    train.add_argument("--device", choices=backend.DEVICES, default=backend.default_device())
-    train.set_defaults(run=_train)
+    number = {"metavar": "N"}
+    train.add_argument(
+        "--epochs", type=_integer(1), help="default: 20 for digits, 5 for the others", **number
+    )
+    train.add_argument(
+        "--batch-size", type=_integer(1), help="default: 16 for digits, 32 for the others", **number
+    )
+    train.add_argument(
+        "--seed", type=_integer(0, 2**32 - 1), default=0, help="default: 0", **number
+    )
+    train.add_argument(
+        "--threads",
+        type=_integer(1, 1024),
+        help="default: TILEGRAD_THREADS, else every usable core",
+        **number,
+    )
+    train.add_argument(
+        "--device", choices=backend.DEVICES, help="default: TILEGRAD_DEVICE, else cpu"
+    )
+    train.set_defaults(run=_train, error=train.error)
 
-    info = commands.add_parser("info", help="version, instruction set, threads, backends")
+    about = "show version, instruction set and why, threads, backends"
+    info = commands.add_parser("info", help=about, description=about)
     info.set_defaults(run=_info)
     return parser
 
@@ -79,13 +104,13 @@ def _integer(low: int, high: int | None = None):
 def _train(arguments) -> None:
     from . import keras
 
-    if arguments.device == "cpu":
-        backend.get("cpu")  # says at once what is missing
-        if arguments.threads:
-            backend.set_num_threads(arguments.threads)
-    elif arguments.threads:
-        raise ValueError(f"--threads: expected device cpu, got {arguments.device}")
-    backend.set_default_device(arguments.device)
+    device = arguments.device or backend.default_device()
+    if arguments.threads and device != "cpu":
+        arguments.error(f"argument --threads: expected device cpu, got {device}")
+    chosen = backend.get(device)  # says at once what is missing
+    if arguments.threads:
+        backend.set_num_threads(arguments.threads)
+    backend.set_default_device(device)
     keras.utils.set_random_seed(arguments.seed)
 
     largest, epochs, batch_size = _DATASETS[arguments.dataset]
@@ -95,23 +120,26 @@ def _train(arguments) -> None:
     images = x_test
     x_train, x_test = (x[..., None].astype(np.float32) / largest for x in (x_train, x_test))
 
-    chosen = backend.get(arguments.device)
-    threads = f", threads {backend.get_num_threads()}" if arguments.device == "cpu" else ""
+    threads = f", threads {backend.get_num_threads()}" if device == "cpu" else ""
     print(
         f"{arguments.dataset}: {len(x_train):,} images to learn from, {len(x_test):,} to test on\n"
         f"backend {chosen.name}{threads}, seed {arguments.seed}\n"
     )
     model = _small_cnn(keras, x_train.shape[1:])
     model.summary()
-    clock = _clock(keras, epochs)
+    clock = _clock(keras)
     model.fit(x_train, y_train, batch_size, epochs, callbacks=[clock])
     _, accuracy = model.evaluate(x_test, y_test, verbose=0)
 
     print()
     table = clock.recorder.table("Time per kernel, last epoch")
-    table.columns[0].overflow = "fold"
+    kernels, *numbers = table.columns
+    kernels.no_wrap, kernels.overflow = False, "fold"  # rather than cut numbers where it is narrow
+    for column in numbers:
+        column.no_wrap = True
     Console().print(table)
     predicted = model.predict(x_test, verbose=0).argmax(axis=-1)
+    y_test = y_test[: len(predicted)]  # KERAS_MAX_STEPS_PER_EPOCH may have stopped it early
     print()
     print(_gallery(images, y_test, predicted, shutil.get_terminal_size().columns))
     print(f"time per epoch  {clock.seconds_per_epoch:.3f} s (median of {clock.count})")
@@ -134,7 +162,7 @@ def _small_cnn(keras, shape):
     return model
 
 
-def _clock(keras, epochs):
+def _clock(keras):
     """Callback: seconds per epoch, and the kernels of the last epoch.
 
     The recorder slows what it records, so the epoch that it sees counts only if it is the only one.
@@ -146,7 +174,7 @@ def _clock(keras, epochs):
             self._recording = contextlib.ExitStack()
 
         def on_epoch_begin(self, epoch, logs=None):
-            if epoch == epochs - 1:
+            if epoch == self.params["epochs"] - 1:
                 self.recorder = self._recording.enter_context(trace.record())
             self._start = time.perf_counter()
 
@@ -202,7 +230,7 @@ def _can_print(text: str) -> bool:
 
 def _info(arguments) -> None:
     rows = backend.describe()
-    in_use = [f"{name} ({reason})" for name, _, reason in rows if "in use" in reason]
+    in_use = [f"{name} ({why.split(': ')[1]})" for name, _, why in rows if "in use" in why]
     print(f"tilegrad  {__version__}")
     print(f"python    {platform.python_version()}, numpy {np.__version__}")
     print(f"machine   {platform.machine()}, {platform.system()}")
@@ -217,4 +245,5 @@ def _info(arguments) -> None:
         table.add_column(heading, overflow="fold")
     for name, present, reason in rows:
         table.add_row(name, "yes" if present else "no", reason)
+    table.add_row("cuda", "no", "this version has no GPU kernels")
     Console().print(table)

@@ -310,7 +310,8 @@ class Tensor:
 def from_dlpack(source) -> Tensor:
     """A tensor that shares memory with any object that speaks DLPack (NumPy, PyTorch, CuPy arrays).
 
-    Data that are not C-contiguous float32 or integers are converted, as `Tensor(...)` does.
+    Data that are not C-contiguous float32 or integers are converted, as `Tensor(...)` does. NumPy
+    before 2.1 makes them read-only.
 
     >>> import numpy, tilegrad
     >>> array = numpy.zeros(3, "float32")

@@ -118,12 +118,12 @@ class Source:
                 download(url, path, self._verify_npz, max_bytes=_MAX_DOWNLOAD)
                 return self._read_npz(path)
             except (OSError, ValueError) as error:
-                tried.append((url, _reason(error)))
+                tried.append((url, str(error)))
         for mirror in self.idx_mirrors:
             try:
                 return {key: self._fetch_idx(mirror, key) for key in STEMS}
             except (OSError, ValueError) as error:
-                tried.append((mirror, _reason(error)))
+                tried.append((mirror, str(error)))
         return None
 
     def _fetch_idx(self, mirror, key):
