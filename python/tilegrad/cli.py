@@ -132,12 +132,7 @@ def _train(arguments) -> None:
     _, accuracy = model.evaluate(x_test, y_test, verbose=0)
 
     print()
-    table = clock.recorder.table("Time per kernel, last epoch")
-    kernels, *numbers = table.columns
-    kernels.no_wrap, kernels.overflow = False, "fold"  # rather than cut numbers where it is narrow
-    for column in numbers:
-        column.no_wrap = True
-    Console().print(table)
+    Console().print(clock.recorder.table("Time per kernel, last epoch"))
     predicted = model.predict(x_test, verbose=0).argmax(axis=-1)
     y_test = y_test[: len(predicted)]  # KERAS_MAX_STEPS_PER_EPOCH may have stopped it early
     print()

@@ -116,9 +116,9 @@ class Recorder:
         from rich.table import Table
 
         table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-        table.add_column("kernel", no_wrap=True)
+        table.add_column("kernel", overflow="fold")  # where it is narrow, numbers stay whole
         for column in ("calls", "ms", "share", "GFLOP/s", "GB/s"):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(
                 row["kernel"],
