@@ -48,6 +48,13 @@ def backend(request):
     return _load(request.param)
 
 
+@pytest.fixture
+def on_backend(backend):
+    """Within the test, tensors are made on each backend in turn: pytest.mark.usefixtures."""
+    with backends.use(backend.name):
+        yield
+
+
 @pytest.fixture(scope="session", params=_chosen(COMPILED))
 def compiled(request):
     """Each compiled backend in turn."""

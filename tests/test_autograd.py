@@ -12,11 +12,7 @@ import tilegrad
 from tilegrad import Tensor, ops
 from tilegrad import backend as backends
 
-
-@pytest.fixture(autouse=True)
-def on_backend(backend):
-    with backends.use(backend.name):
-        yield
+pytestmark = pytest.mark.usefixtures("on_backend")
 
 
 def leaf(values):

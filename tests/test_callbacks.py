@@ -14,6 +14,8 @@ import pytest
 from tilegrad import keras
 from tilegrad.keras import callbacks
 
+pytestmark = pytest.mark.usefixtures("on_backend")
+
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
 Y = (X.sum(axis=1) > 0).astype("int64")
 

@@ -11,6 +11,10 @@ import textwrap
 import numpy as np
 import pytest
 
+from tilegrad import backend
+
+pytestmark = pytest.mark.usefixtures("on_backend")
+
 IMPORTS = """
     import tilegrad as tf
     from tilegrad.keras import layers
@@ -48,7 +52,17 @@ def write_npz(folder):
 
 
 def run(lines, **environment):
-    environment = {**os.environ, "KERAS_MAX_EPOCHS": "2", "PYTHONWARNINGS": "ignore", **environment}
+    device = backend.default_device()  # the script's process runs on the backend of the test
+    chosen = {"TILEGRAD_DEVICE": device}
+    if device == "cpu":
+        chosen["TILEGRAD_ISA"] = backend.get(device).name
+    environment = {
+        **os.environ,
+        "KERAS_MAX_EPOCHS": "2",
+        "PYTHONWARNINGS": "ignore",
+        **chosen,
+        **environment,
+    }
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(lines)],
         env=environment,

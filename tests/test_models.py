@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import tilegrad
-from tilegrad import backend as backends
 from tilegrad import keras
 from tilegrad.keras import layers, losses, metrics, optimizers
 from tilegrad.keras.models import data_adapter
+
+pytestmark = pytest.mark.usefixtures("on_backend")
 
 RNG = np.random.default_rng(0)
 PATTERNS = RNG.random((10, 8, 8)).astype("float32")
@@ -969,12 +970,11 @@ def test_evaluate_from_within_a_callback():
     assert found == history.history["val_loss"]
 
 
-def test_learns(backend):
-    with backends.use(backend.name):
-        keras.utils.set_random_seed(0)
-        model = compiled(optimizer=optimizers.Adam(0.01))
-        model.fit(X, Y, epochs=20, verbose=0)
-        assert model.evaluate(X, Y, verbose=0)[1] > 0.95
+def test_learns():
+    keras.utils.set_random_seed(0)
+    model = compiled(optimizer=optimizers.Adam(0.01))
+    model.fit(X, Y, epochs=20, verbose=0)
+    assert model.evaluate(X, Y, verbose=0)[1] > 0.95
 
 
 # -- reproducibility -------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from tilegrad import keras
 from tilegrad.keras import layers, optimizers
 from tilegrad.keras.saving import files, state
 
+pytestmark = pytest.mark.usefixtures("on_backend")
+
 X = np.random.default_rng(0).normal(size=(48, 6, 6, 1)).astype("float32")
 Y = np.random.default_rng(1).integers(0, 3, 48)
 

@@ -55,10 +55,7 @@ OPS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def on_backend(backend):
-    with tilegrad.backend.use(backend.name):
-        yield
+pytestmark = pytest.mark.usefixtures("on_backend")
 
 
 def test_every_public_operation_is_here():

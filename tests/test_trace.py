@@ -31,10 +31,7 @@ def python(code, **environment):
     )
 
 
-@pytest.fixture(autouse=True)
-def on_backend(backend):
-    with backends.use(backend.name):
-        yield
+pytestmark = pytest.mark.usefixtures("on_backend")
 
 
 def test_record_counts_calls_flops_and_bytes():
