@@ -52,7 +52,7 @@ extern "C" double roof_bytes(int threads, long floats, long repeats) {
     c[t].assign(floats, 2.0f);
   });
   double taken = seconds(threads, [&](int t) {
-    float *__restrict y = a[t].data(), *__restrict p = b[t].data(), *__restrict q = c[t].data();
+    float* __restrict y = a[t].data(), * __restrict p = b[t].data(), * __restrict q = c[t].data();
     for (long repeat = 0; repeat < repeats; ++repeat) {
       float scale = 0.5f + sink;
       for (long i = 0; i < floats; ++i) y[i] = p[i] + scale * q[i];

@@ -1,4 +1,4 @@
-"""JAX: one jitted step with its arguments donated, the images on the device."""
+"""JAX: one jitted step with its state donated; batches are gathered by NumPy, which is faster."""
 
 import functools
 
@@ -34,9 +34,9 @@ def loss_of(weights, network, x, labels):
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def train_step(network, state, x, labels, rows):
+def train_step(network, state, x, labels):
     weights, m, v, step, total = state
-    loss, gradients = jax.value_and_grad(loss_of)(weights, network, x[rows], labels[rows])
+    loss, gradients = jax.value_and_grad(loss_of)(weights, network, x, labels)
     step += 1
     rate = RATE * jnp.sqrt(1 - BETA_2**step) / (1 - BETA_1**step)
     m = [a + (g - a) * (1 - BETA_1) for a, g in zip(m, gradients, strict=True)]
@@ -56,11 +56,9 @@ def prepare(network, batch, threads):
 
     def epoch(x, labels):
         nonlocal state
-        x, labels = jnp.asarray(x), jnp.asarray(labels)
         state = (*state[:4], jnp.float32(0))
-        order = jnp.asarray(rng.permutation(len(x)).reshape(-1, batch))
-        for rows in order:
-            state = train_step(network, state, x, labels, rows)
+        for rows in rng.permutation(len(x)).reshape(-1, batch):
+            state = train_step(network, state, x[rows], labels[rows])
         return float(state[4]) * batch / len(x)
 
     return epoch
