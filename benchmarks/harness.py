@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 EPS = 2.0**-23  # float32
+REST, WARM_UP = 0.02, 0.005  # seconds before each turn
 UNITS = 8  # errors are allowed up to UNITS eps sqrt(reduction length) max |expected|
 
 
@@ -115,11 +116,17 @@ def prove(contender: Contender, reference: Reference) -> None:
 
 
 def turn(contender: Contender, reference: Reference, number: int) -> float:
-    """Seconds per call over `number` calls, after one to warm up; the timed calls' result checked.
+    """Seconds per call over `number` calls, after a warm-up; the timed calls' result checked.
 
-    The outputs are poisoned after the warm-up: a contender that stops computing is found out.
+    Before it all rest a moment: OpenMP's threads spin for some time after a call, and would take a
+    core from whoever comes next. The outputs are poisoned after the warm-up: a contender that stops
+    computing is found out.
     """
+    time.sleep(REST)
+    warm = time.perf_counter() + WARM_UP
     contender.call()
+    while time.perf_counter() < warm:
+        contender.call()
     contender.reset()
     start = time.perf_counter()
     for _ in itertools.repeat(None, number):

@@ -1,5 +1,7 @@
 #include "memory.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -11,9 +13,17 @@ namespace {
 
 constexpr size_t alignment = 64;
 
+constexpr size_t huge_page = size_t{1} << 21;
+
+// Large blocks ask for huge pages: an image of 16 MiB would need all of a core's TLB otherwise.
 void* allocate(size_t bytes) {
-  void* block = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-  if (block == nullptr) throw std::bad_alloc();
+  const size_t unit = bytes >= huge_page ? huge_page : alignment;
+  const size_t size = (bytes + alignment - 1) / alignment * alignment;
+  void* block = nullptr;
+  if (posix_memalign(&block, unit, size) != 0) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  if (unit == huge_page) madvise(block, size / huge_page * huge_page, MADV_HUGEPAGE);
+#endif
   return block;
 }
 
