@@ -100,7 +100,8 @@ class Row:
         """Prove and time. `shape` is for the table, `length` that of the longest sum."""
         rounds, seconds = MODES[self.mode]
         start = {id(a): a.copy() for a in self.state}
-        ours, right = self._ours(), Reference(functools.partial(self._right, start), length)
+        ours = self._ours()
+        right = Reference(functools.partial(self._right, start), length, in_place=bool(self.state))
         for contender in (ours, *self.peers):
             prove(contender, right)
         ready = functools.partial(self.roof.reached, self.threads)
@@ -169,7 +170,7 @@ class Row:
             )
 
         steps = [(getattr(reference, name), widen(args)) for name, args in self.steps]
-        for _ in range(calls if self.state else 1):
+        for _ in range(calls):
             for kernel, args in steps:
                 kernel(*args)
         return [wide[id(a)] for a in (*self.written, *self.state)]

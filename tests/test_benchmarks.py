@@ -156,6 +156,21 @@ def test_a_reference_that_proves_nothing_is_refused(value):
         prove(contender(honest), empty)
 
 
+def test_a_pure_reference_is_computed_once_and_never_grows_lenient():
+    asked = []
+
+    def compute(calls):
+        asked.append(calls)
+        return [RIGHT]
+
+    reference = Reference(compute, length=17)
+    take_turns([contender(honest, "a"), contender(honest, "b")], reference, 2, 1e-4)
+    assert asked == [1]
+    off = RIGHT + 2 * harness.UNITS * harness.EPS * np.sqrt(17) * np.abs(RIGHT).max()
+    with pytest.raises(NotProvedError):
+        reference.compare("suspect", [off.astype(np.float32)], calls=1000)
+
+
 def test_integer_outputs_must_be_equal():
     index = np.zeros(5, np.uint8)
     right = Reference(lambda calls: [np.arange(5)])
@@ -183,7 +198,7 @@ def counting(step):
 
 
 def test_state_is_put_back_and_the_calls_are_counted():
-    right = Reference(lambda calls: [np.full(7, 1.0 + calls)])
+    right = Reference(lambda calls: [np.full(7, 1.0 + calls)], in_place=True)
     take_turns([counting(lambda w: 1)], right, 2, 1e-4)
     with pytest.raises(NotProvedError):
         take_turns([counting(lambda w: 1 if w[0] < 2 else 0)], right, 2, 1e-4)
