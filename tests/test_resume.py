@@ -451,9 +451,17 @@ def test_killed_at_random_moments(tmp_path):
 # -- Ctrl-C ----------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler, also where the tests were started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 # CPython's own files may be interrupted between open and close, and warns.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_interrupted_at_random_moments(tmp_path):
+def test_interrupted_at_random_moments(tmp_path, ctrl_c):
     """KeyboardInterrupt leaves a step whole or undone, the model usable and every file whole."""
     states = {}
 
