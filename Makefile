@@ -12,7 +12,7 @@ CXX_SOURCES := $(shell find csrc -type f -name '*.h' -o -type f -name '*.cpp')
 PACKAGES := $(shell find python/tilegrad -type f -name __init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-peers build lint format clean
+.PHONY: help demo test test-peers bench build lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ test-peers: $(VENV)/.test ## cross-checks against PyTorch, which you install you
 	  echo '(https://pytorch.org/get-started/locally/ has the command for a small CPU-only build)'; \
 	  exit 1; }
 	$(BIN)/python -m pytest -q tests/peers
+
+MODE ?= default
+bench: $(VENV)/.bench ## measure everything against its peers (15 minutes; MODE=quick or full), write the tables
+	$(BIN)/python benchmarks/run.py --mode $(MODE)
 
 build: $(VENV)/.tools ## compile what changed in C++, in seconds (the first time, everything)
 	$(PIP) --no-build-isolation --editable .
@@ -66,6 +70,10 @@ $(VENV)/.tools: $(VENV)/.venv
 
 $(VENV)/.test: $(VENV)/.built
 	$(PIP) 'tilegrad[test]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.built
+	$(PIP) 'tilegrad[bench]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.built

@@ -1,135 +1,253 @@
-"""An epoch of the small MNIST CNN: tilegrad's `fit` and PyTorch eager in turn, equal threads.
+"""Training epochs: tilegrad's `fit` and its peers in turn, equal threads, equal initial weights.
 
-    python benchmarks/bench_train.py [--batch 32] [--rounds 3] [--threads 2] [--images 60000]
+    python benchmarks/bench_train.py [--mode default] [--cases small-32 wide-64] [--threads 2]
+    python benchmarks/bench_train.py --isa avx2    # tilegrad and PyTorch limited to AVX2, or base
 
-Needs PyTorch beside tilegrad, and MNIST (docs/data.md). Every epoch runs in a process of its own,
-after a warm-up, so that nobody's threads or memory disturb the next. PyTorch has its images at hand
-as one float32 tensor, Adam with `fused=True`, and four settings: channels first and channels last,
-each with glibc's allocator as it is and told to keep freed memory (`KEEP` below), which saves
-PyTorch the page faults of every step. Its fastest row is the peer. Prints seconds per epoch, and
-the median of the ratios taken round by round: the machine's mood moves both.
+The small CNN on MNIST at batch 32, 128 and 512; the wide one at batch 64 (`networks.py`). Every
+contender trains in a process of its own, bound to as many cores as there are threads, and waits
+there, asleep, while the others have their turn. PyTorch runs with glibc's allocator as it is and
+told to keep freed memory (`machine.KEEP`). What is not installed is named as absent. A result is
+proved by its loss: in each round all contenders, who start from the same weights, must agree on
+the epoch's mean loss up to what the order of the images does.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
-# glibc: no block from mmap, nothing trimmed off the heap's top.
-KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": "1048576"}
+import machine
+import numpy as np
+from harness import ratio
+from networks import NETWORKS, images
+
+KEEP = machine.KEEP
+FIRST, LAST = {"layout": "contiguous_format"}, {"layout": "channels_last"}
+# name: (module in baselines, its options, environment)
 CONTENDERS = {
-    "tilegrad fit": ("tilegrad", {}),
-    "PyTorch, channels first": ("channels_first", {}),
-    "PyTorch, channels last": ("channels_last", {}),
-    "PyTorch, channels first, keep": ("channels_first", KEEP),
-    "PyTorch, channels last, keep": ("channels_last", KEEP),
+    "tilegrad fit": ("tilegrad_fit", {}, {}),
+    "PyTorch, channels first": ("pytorch", FIRST, {}),
+    "PyTorch, channels last": ("pytorch", LAST, {}),
+    "PyTorch, channels first, keep": ("pytorch", FIRST, KEEP),
+    "PyTorch, channels last, keep": ("pytorch", LAST, KEEP),
+    "torch.compile, channels last, keep": ("pytorch", LAST | {"compiled": True}, KEEP),
+    "Keras on TensorFlow": ("keras_tensorflow", {}, KEEP),
+    "JAX jit": ("jax_jit", {}, KEEP),
+}
+OURS = "tilegrad fit"
+BEST = ("PyTorch, channels first, keep", "PyTorch, channels last, keep")
+CASES = {"small-32": 32, "small-128": 128, "small-512": 512, "wide-64": 64}
+# rounds, images of the small network, images of the wide one
+MODES = {
+    "quick": (1, 5_120, 512),
+    "default": (3, 15_360, 1_536),
+    "full": (5, 59_904, 3_072),
+}
+# What limits PyTorch's three sources of kernels to an instruction set of tilegrad's. MKL obeys on
+# Intel's processors only, hence one more row there: COMPATIBLE is its SSE2 code on any processor.
+LIMITS = {
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    },
+    "base": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    },
 }
 
 
-def tilegrad_epoch(batch, threads):
-    import tilegrad
-    from tilegrad import keras
-
-    tilegrad.set_num_threads(threads)
-    keras.utils.set_random_seed(1)
-    layers = keras.layers
-    model = keras.Sequential(
-        [
-            layers.Input((28, 28, 1)),
-            layers.Conv2D(32, (3, 3), activation="relu"),
-            layers.MaxPooling2D((2, 2)),
-            layers.Flatten(),
-            layers.Dense(128, activation="relu"),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    return lambda x, y: model.fit(x, y, batch, verbose=0).history["loss"][0]
+def limited(isa: str) -> dict:
+    """tilegrad and PyTorch at its best, on `isa`."""
+    chosen = {name: CONTENDERS[name] for name in (OURS, *BEST)}
+    if isa == "base":
+        chosen["PyTorch, channels last, keep, MKL's SSE2"] = (
+            *CONTENDERS["PyTorch, channels last, keep"][:2],
+            KEEP | {"MKL_CBWR": "COMPATIBLE"},
+        )
+    environment = LIMITS[isa] | {"TILEGRAD_ISA": isa}
+    return {
+        name: (module, options, settings | environment)
+        for name, (module, options, settings) in chosen.items()
+    }
 
 
-def pytorch_epoch(batch, threads, layout):
-    import torch
-    from torch import nn
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(1)
-    layout = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    model = nn.Sequential(
-        nn.Conv2d(1, 32, 3),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(5408, 128),
-        nn.ReLU(),
-        nn.Linear(128, 10),
-    ).to(memory_format=layout)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    criterion = nn.CrossEntropyLoss()
-
-    def epoch(x, y):
-        images = torch.from_numpy(x)[:, None].contiguous(memory_format=layout)
-        labels = torch.from_numpy(y.astype("int64"))
-        total = 0.0
-        for rows in torch.randperm(len(images)).split(batch):
-            optimizer.zero_grad(set_to_none=True)
-            loss = criterion(model(images[rows]), labels[rows])
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(rows)  # fit shows a running loss too
-        return total / len(images)
-
-    return epoch
+# --- the child ------------------------------------------------------------------------------------
 
 
-def measure(contender, arguments) -> None:
-    """In the child: one epoch, after 50 steps of warm-up; prints seconds and loss."""
-    from tilegrad.keras.datasets import mnist
+def child(order: dict) -> None:
+    """Prepare, warm up, say so; then an epoch and its figures for each line of input."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: order["threads"]])
+    network, batch = NETWORKS[order["network"]], order["batch"]
+    try:
+        baseline = importlib.import_module(f"baselines.{order['module']}")
+    except ImportError as error:
+        print(json.dumps({"absent": f"not installed: {error.name}"}), file=answers)
+        return
+    epoch = baseline.prepare(network, batch, order["threads"], **order["options"])
+    x, labels = np.load(order["x"]), np.load(order["labels"])
+    warm = batch * min(50, len(x) // batch)
+    epoch(x[:warm], labels[:warm])
+    print(json.dumps({"ready": True}), file=answers)
+    for _ in sys.stdin:
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        start = time.perf_counter()
+        loss = epoch(x, labels)
+        seconds = time.perf_counter() - start
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+        answer = {
+            "seconds": seconds,
+            "loss": loss,
+            "faults_per_step": faults * batch / len(x),
+            "peak_mb": peak_memory() / 2**20,
+        }
+        print(json.dumps(answer), file=answers)
 
-    (x, y), _ = mnist.load_data()
-    x, y = (x[: arguments.images] / 255.0).astype("float32"), y[: arguments.images]
-    if contender == "tilegrad":
-        epoch = tilegrad_epoch(arguments.batch, arguments.threads)
-    else:
-        epoch = pytorch_epoch(arguments.batch, arguments.threads, contender)
-    epoch(x[: 50 * arguments.batch], y[: 50 * arguments.batch])
-    start = time.perf_counter()
-    loss = epoch(x, y)
-    print(json.dumps([time.perf_counter() - start, loss]))
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+# --- the parent -----------------------------------------------------------------------------------
+
+
+class Child:
+    """A contender in its own process; `errors` is an open file for what it prints."""
+
+    def __init__(self, order: dict, environment: dict, errors):
+        self._errors = errors
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--child", json.dumps(order)],
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+
+    def answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._errors.seek(0)
+            raise RuntimeError(f"a contender ended early:\n{self._errors.read()[-2000:]}")
+        return json.loads(line)
+
+    def epoch(self) -> dict:
+        print("epoch", file=self._process.stdin, flush=True)
+        return self.answer()
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+def check_losses(losses: dict[str, float]) -> None:
+    """All contenders of a round learned the same, up to the order of the images."""
+    middle = statistics.median(losses.values())
+    for name, loss in losses.items():
+        if not abs(loss - middle) <= 0.2 * middle + 0.02:
+            raise AssertionError(f"{name}: loss {loss:.4f}, the median is {middle:.4f}: no proof")
+
+
+def measure(case: str, contenders: dict, rounds: int, count: int, threads: int) -> list:
+    """The rows of one case: every contender's figures, or why it is absent."""
+    name, batch = case.partition("-")[0], CASES[case]
+    rows = {c: {"case": case, "contender": c, "threads": threads} for c in contenders}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        files = {"x": str(folder / "x.npy"), "labels": str(folder / "labels.npy")}
+        for key, array in zip(files, images(name, count), strict=True):
+            np.save(files[key], array)
+        running = {}
+        for contender, (module, options, environment) in contenders.items():
+            order = {"network": name, "batch": batch, "threads": threads} | files
+            order |= {"module": module, "options": options}
+            errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+            process = Child(order, environment, errors)
+            stack.callback(process.close)
+            answer = process.answer()
+            if "absent" in answer:
+                rows[contender]["absent"] = answer["absent"]
+                print(f"{case:<10} {contender:<36} {answer['absent']}", flush=True)
+            else:
+                running[contender] = process
+        answers: dict[str, list] = {contender: [] for contender in running}
+        turns = list(running.items())
+        for turn in range(rounds):
+            for contender, process in turns:
+                answer = process.epoch()
+                answers[contender].append(answer)
+                print(
+                    f"{case:<10} {contender:<36} round {turn + 1} {answer['seconds']:7.2f} s  "
+                    f"loss {answer['loss']:.4f}",
+                    flush=True,
+                )
+            check_losses({contender: a[-1]["loss"] for contender, a in answers.items()})
+            turns.reverse()
+    ours = [a["seconds"] for a in answers[OURS]]
+    for contender, given in answers.items():
+        seconds = [a["seconds"] for a in given]
+        rows[contender] |= {
+            "images": count,
+            "seconds": statistics.median(seconds),
+            "epoch_seconds": statistics.median(seconds) * 60_000 / count,
+            "ratio": ratio(seconds, ours),
+            "loss": given[-1]["loss"],
+            "faults_per_step": statistics.median(a["faults_per_step"] for a in given),
+            "peak_mb": given[-1]["peak_mb"],
+        }
+    return list(rows.values())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--images", type=int, default=60_000)
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--mode", choices=MODES, default="default")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--threads", type=int, default=machine.cores())
+    parser.add_argument("--isa", choices=LIMITS, help="small CNN, tilegrad and PyTorch eager only")
+    parser.add_argument("--results", type=Path, help="write the rows to this JSON file")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.contender:
-        measure(arguments.contender, arguments)
+    if arguments.child:
+        child(json.loads(arguments.child))
         return
 
-    seconds = {name: [] for name in CONTENDERS}
-    for turn in range(arguments.rounds):
-        for name, (contender, environment) in CONTENDERS.items():
-            child = [sys.executable, __file__, *sys.argv[1:], "--contender", contender]
-            answer = subprocess.run(
-                child, env=os.environ | environment, stdout=subprocess.PIPE, check=True
-            )
-            taken, loss = json.loads(answer.stdout)
-            seconds[name].append(taken)
-            print(f"round {turn + 1}  {name:<30} {taken:7.2f} s  loss {loss:.4f}", flush=True)
-    for name, theirs in seconds.items():
-        ratios = [b / a for a, b in zip(seconds["tilegrad fit"], theirs, strict=True)]
-        print(
-            f"{name:<30} median {statistics.median(theirs):7.2f} s  "
-            f"{statistics.median(ratios):5.2f} times tilegrad's"
-        )
+    from tilegrad import backend
+
+    isa, contenders, cases = backend.get("cpu").name, CONTENDERS, arguments.cases
+    if arguments.isa:
+        isa, contenders = arguments.isa, limited(arguments.isa)
+        cases = [case for case in cases if case.startswith("small")]
+    rounds, small, wide = MODES[arguments.mode]
+    rows = []
+    for case in cases:
+        count = small if case.startswith("small") else wide
+        rows += measure(case, contenders, rounds, count, arguments.threads)
+    for row in rows:
+        text = row.get("absent") or f"{row['epoch_seconds']:8.2f} s  {row['ratio']:6.2f}"
+        print(f"{row['case']:<10} {row['contender']:<36} {text}")
+    if arguments.results:
+        header = machine.describe(isa) | {"mode": arguments.mode}
+        text = json.dumps({"machine": header, "rows": rows}, indent=1)
+        arguments.results.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ from checks import map_arrays, normal, poison
 
 from tilegrad.backend import ACTIVATIONS, BINARY, KERNELS, UNARY
 
-OUTPUTS = {"max_pool2d_forward": 2}  # how many leading arguments a kernel writes, where not one
+OUTPUTS = {"max_pool2d_forward": 2, "conv2d_max_pool2d_forward": 2}
+OUTPUTS["conv2d_max_pool2d_backward_dw"] = (
+    2  # how many leading arguments a kernel writes, where not one
+)
 OUTPUTS |= dict.fromkeys(
     ("softmax_cross_entropy_sparse_forward", "softmax_cross_entropy_dense_forward"), 3
 )
@@ -132,6 +135,24 @@ def calls(large=False, n=None):
         add("max_pool2d_backward_dx", poison(x.shape), y, inside, *sizes, label=label)
         add("avg_pool2d_forward", poison(y.shape), x, *sizes, label=label)
         add("avg_pool2d_backward_dx", poison(x.shape), y, *sizes, label=label)
+    fused = [("", (9, 8), 3, 5, (9, 8, 1, 1, 1, 1, 1, 1, 2, 3, 0, 1))]
+    if large:
+        fused = [
+            ("first layer", (28, 28), 1, 32, (26, 26, 1, 1, 0, 0, 1, 1, 2, 2, 0, 0)),
+            ("colour", (33, 31), 3, 17, (33, 31, 1, 1, 1, 1, 1, 1, 3, 3, 1, 0)),
+            ("wide", (14, 15), 64, 72, (14, 15, 1, 1, 1, 1, 1, 1, 2, 2, 0, 0)),
+        ]
+    for label, (h, w), c, f, sizes in fused:
+        conv_h, conv_w, kh, kw, top, left = *sizes[:2], *sizes[8:]
+        oh, ow = (conv_h + 2 * top - kh) // kh + 1, (conv_w + 2 * left - kw) // kw + 1
+        x, y, weight = a(images, h, w, c), a(images, oh, ow, f), a(3, 3, c, f)
+        index, inside = poison(y.shape, np.uint8), np.full(y.shape, kh * kw // 2, np.uint8)
+        out = poison(y.shape), index
+        relu = ACTIVATIONS["relu"]
+        add("conv2d_max_pool2d_forward", *out, x, weight, a(f), *sizes, relu, label=label)
+        out = poison(weight.shape), poison(f)
+        add("conv2d_max_pool2d_backward_dw", *out, x, y, inside, *sizes, label=label)
+
     rows, c = (800, 129) if large else (6, 4)
     add("global_avg_pool2d_forward", poison((images, c)), a(images, rows, c))
     add("global_avg_pool2d_backward_dx", poison((images, rows, c)), a(images, c))

@@ -32,6 +32,10 @@ FREE_AXES = {
     ("conv2d_backward_dw", "dw"): (0, 1),
     ("conv2d_backward_dw", "x"): (1, 2),
     ("conv2d_backward_dw", "dy"): (1, 2),
+    ("conv2d_max_pool2d_forward", "x"): (1, 2),
+    ("conv2d_max_pool2d_forward", "w"): (0, 1),
+    ("conv2d_max_pool2d_backward_dw", "x"): (1, 2),
+    ("conv2d_max_pool2d_backward_dw", "dw"): (0, 1),
     ("max_pool2d_forward", "x"): (1, 2),
     ("max_pool2d_backward_dx", "dx"): (1, 2),
     ("avg_pool2d_forward", "y"): (1, 2),
@@ -60,6 +64,8 @@ ANY_RANK = {
 OPTIONAL = {
     ("dense_forward", "b"),
     ("conv2d_forward", "b"),
+    ("conv2d_max_pool2d_forward", "b"),
+    ("conv2d_max_pool2d_backward_dw", "db"),
     ("softmax_cross_entropy_sparse_forward", "weight"),
     ("softmax_cross_entropy_dense_forward", "weight"),
 }

@@ -13,7 +13,17 @@ import tilegrad
 from tilegrad import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-STEMS = ["activation", "conv", "dense", "elementwise", "optim", "pool", "softmax"]
+STEMS = [
+    "activation",
+    "conv",
+    "conv_pool",
+    "dense",
+    "elementwise",
+    "optim",
+    "pool",
+    "conv_pool",
+    "softmax",
+]
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "README.md").is_file(), reason="needs the source tree, not only the package"

@@ -11,6 +11,7 @@ void bind_activation(py::module_& m);
 void bind_dense(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_pool(py::module_& m);
+void bind_conv_pool(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_optim(py::module_& m);

@@ -15,6 +15,7 @@ PYBIND11_MODULE(TILEGRAD_MODULE, m) {
   bind_dense(m);
   bind_conv(m);
   bind_pool(m);
+  bind_conv_pool(m);
   bind_softmax(m);
   bind_elementwise(m);
   bind_optim(m);

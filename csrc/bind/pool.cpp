@@ -1,42 +1,11 @@
-#include "../ops/pool.h"
-
-#include "bind.h"
+#include "geometry.h"
 
 namespace tilegrad {
 namespace {
 
-struct Window {
-  int64_t kh, kw, stride_h, stride_w, pad_top, pad_left;
-};
-
-// x (n, h, w, c), y (n, oh, ow, c), whichever of them are gradients. Every window must touch the
-// image.
-template <class X, class Y>
-Pool2dShape pool2d_shape(const Arguments& a, const X& x, const Y& y, const Window& p) {
-  constexpr int64_t most = INT32_MAX;
-  check_range(a.op, "kh", p.kh, 1, most);
-  check_range(a.op, "kw", p.kw, 1, most);
-  check_range(a.op, "kh * kw", p.kh * p.kw, 1, most);
-  check_range(a.op, "stride_h", p.stride_h, 1, most);
-  check_range(a.op, "stride_w", p.stride_w, 1, most);
-  check_range(a.op, "pad_top", p.pad_top, 0, p.kh - 1);
-  check_range(a.op, "pad_left", p.pad_left, 0, p.kw - 1);
-  TG_CHECK(y[0] == x[0] && y[3] == x[3], a.op, "expected y of shape (", x[0], ", oh, ow, ", x[3],
-           "), got ", shape_text(y.shape, 4));
-  for (int axis = 0; axis < 4; ++axis) {
-    TG_CHECK(x[axis] <= most && y[axis] <= most, a.op, "an axis is longer than ", most);
-  }
-  TG_CHECK(y[1] == 0 || (x[1] > 0 && (y[1] - 1) * p.stride_h - p.pad_top < x[1]), a.op,
-           "oh = ", y[1], " puts the last window below the image of height ", x[1]);
-  TG_CHECK(y[2] == 0 || (x[2] > 0 && (y[2] - 1) * p.stride_w - p.pad_left < x[2]), a.op,
-           "ow = ", y[2], " puts the last window right of the image of width ", x[2]);
-  return {x[0], x[1], x[2],       x[3],       y[1],      y[2],
-          p.kh, p.kw, p.stride_h, p.stride_w, p.pad_top, p.pad_left};
-}
-
 // Calls body with the index array as uint8 where the window allows, else as int32.
 template <class Body>
-void with_index(const Window& p, Body&& body) {
+void with_index(const PoolGeometry& p, Body&& body) {
   if (p.kh * p.kw <= 256) {
     body(uint8_t{});
   } else {
@@ -51,7 +20,7 @@ void bind_pool(py::module_& m) {
         [](py::handle y_, py::handle index_, py::handle x_, int64_t kh, int64_t kw,
            int64_t stride_h, int64_t stride_w, int64_t pad_top, int64_t pad_left) {
           const Arguments a("max_pool2d_forward");
-          const Window p{kh, kw, stride_h, stride_w, pad_top, pad_left};
+          const PoolGeometry p{kh, kw, stride_h, stride_w, pad_top, pad_left};
           const auto y = a.out<float>(y_, "y", 4);
           const auto x = a.in<float>(x_, "x", 4);
           const auto s = pool2d_shape(a, x, y, p);
@@ -65,7 +34,7 @@ void bind_pool(py::module_& m) {
         [](py::handle dx_, py::handle dy_, py::handle index_, int64_t kh, int64_t kw,
            int64_t stride_h, int64_t stride_w, int64_t pad_top, int64_t pad_left) {
           const Arguments a("max_pool2d_backward_dx");
-          const Window p{kh, kw, stride_h, stride_w, pad_top, pad_left};
+          const PoolGeometry p{kh, kw, stride_h, stride_w, pad_top, pad_left};
           const auto dx = a.out<float>(dx_, "dx", 4);
           const auto dy = a.in<float>(dy_, "dy", 4);
           const auto s = pool2d_shape(a, dx, dy, p);

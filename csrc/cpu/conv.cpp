@@ -3,20 +3,17 @@
 // patches are never copied, outside the image is a row of zeros. y, dx, dw are written, never read.
 // Split: y and dx by pixels and filters; dw by pixels into fixed partial gradients, added in order.
 // 2 n oh ow kh kw (c / groups) f FLOPs each; the images pass memory once, weights stay in cache.
-#include "../ops/conv.h"
+#include "conv.h"
 
 #include <cstdio>
 #include <numeric>
 #include <type_traits>
 
-#include "gemm.h"
 #include "parallel.h"
 
 namespace tilegrad {
 namespace {
 
-// Segments of one pass at most: bounds the tables, which live on the stack.
-constexpr int64_t segment_limit = 32;
 constexpr int64_t tiles_of_block = row_block / tile_rows;
 
 alignas(64) const float zeros[depth_block] = {};
@@ -79,9 +76,10 @@ struct Gather {
   int64_t written_pixel, written_h, written_w;
   const float* weights;  // row (tap channels + channel) of the group's matrix, column 0
   int64_t weight_ld;
-  bool packed;       // weights are in panels
-  int64_t depth;     // rows of that matrix, all taps of w
-  int64_t kernel_w;  // taps of w along a row
+  bool packed;               // weights are in panels
+  int64_t depth;             // rows of that matrix, all taps of w
+  int64_t kernel_w;          // taps of w along a row
+  int64_t written_from = 0;  // the pixel that `written` points at
 };
 
 // Where a row of the product reads and writes.
@@ -98,7 +96,8 @@ Place place_of(const Gather& g, int64_t row) {
   const int64_t out_x = g.h.written_first + j * g.h.written_step;
   return {g.read + image * g.v.size * g.h.size * g.read_pixel, i * g.v.step + g.v.first,
           j * g.h.step + g.h.first,
-          g.written + ((image * g.written_h + out_y) * g.written_w + out_x) * g.written_pixel};
+          g.written + ((image * g.written_h + out_y) * g.written_w + out_x - g.written_from) *
+                          g.written_pixel};
 }
 
 const float* address(const Gather& g, const Place& place, int64_t y_offset, int64_t x_offset) {
@@ -244,103 +243,30 @@ bool forward_packs(const Conv2dShape& s) {
   return s.f / s.groups % width != 0 || s.n * s.oh * s.ow > 2 * row_block;
 }
 
-// ---- y of few channels: windows read line by line ----
-
-// The window fits one pass over k, and its rows are unbroken in memory: the first layer of most
-// networks. There a table of addresses per pixel would cost more than the few multiplications; here
-// it is a base and a step.
-bool is_direct(const Conv2dShape& s) {
-  return s.groups == 1 && s.dilation_w == 1 && s.kh <= segment_limit &&
-         s.kh * s.kw * s.c <= depth_block;
-}
-
-// The taps of a window that starts at position `start` which lie inside [0, size).
-struct Span {
-  int64_t begin, end;
-};
-
-Span valid_taps(int64_t start, int64_t taps, int64_t dilation, int64_t size) {
-  const int64_t begin = start < 0 ? chunk_count(-start, dilation) : 0;
-  const int64_t end = size > start ? chunk_count(size - start, dilation) : 0;
-  const int64_t from = std::min(begin, taps);
-  return {from, std::clamp(end, from, taps)};
-}
-
-// Outputs i < count of an axis whose tap at `offset` reads inside: i stride + offset in [0, size).
-Span valid_outputs(int64_t offset, int64_t size, int64_t stride, Span limit) {
-  const int64_t begin = offset < 0 ? chunk_count(-offset, stride) : 0;
-  const int64_t end = size > offset ? chunk_count(size - offset, stride) : 0;
-  const int64_t from = std::clamp(begin, limit.begin, limit.end);
-  return {from, std::clamp(end, from, limit.end)};
-}
-
-// Outputs of a line whose whole window is inside the image.
-Span interior_of(const Conv2dShape& s) {
-  const Span left = valid_outputs(-s.pad_left, s.w, s.stride_w, {0, s.ow});
-  return valid_outputs((s.kw - 1) * s.dilation_w - s.pad_left, s.w, s.stride_w, left);
-}
-
-// One line of y, one panel of filters. b is that panel of w.
-void direct_line(float* y, const float* x, const float* b, const Conv2dShape& s, int64_t line,
-                 const Panels& panels, int64_t panel, bool packed, Span interior,
-                 const Epilogue& epilogue) {
-  const int vectors = static_cast<int>(panels.vectors_of(panel));
-  const int64_t col = panels.begin(panel), b_step = packed ? vectors * width : s.f;
-  const int64_t y0 = line % s.oh * s.stride_h - s.pad_top;
-  const Span taps = valid_taps(y0, s.kh, s.dilation_h, s.h);
-  const float* image = x + line / s.oh * s.h * s.w * s.c;
-  const float* table[segment_limit * (tile_rows + 1)];
-  float* out[tile_rows];
-
-  // `rows` outputs from ox on, with the taps [first, last) of each window row
-  const auto run = [&](int64_t ox, int rows, int64_t first, int64_t last) {
-    const int64_t x0 = ox * s.stride_w - s.pad_left + first, step = s.stride_w * s.c;
-    const int64_t segments = first < last ? taps.end - taps.begin : 0;
-    const float** entry = table;
-    for (int64_t i = taps.begin; i < taps.begin + segments; ++i) {
-      const float* a = image + ((y0 + i * s.dilation_h) * s.w + x0) * s.c;
-      *entry++ = b + (i * s.kw + first) * s.c * b_step;
-      for (int r = 0; r < rows; ++r) *entry++ = a + r * step;
-    }
-    for (int r = 0; r < rows; ++r) out[r] = y + (line * s.ow + ox + r) * s.f + col;
-    run_tile(rows, vectors,
-             {table, segments, (last - first) * s.c, 1, b_step, out, panels.cols_of(panel), false,
-              &epilogue, col});
-  };
-  const auto run_border = [&](int64_t ox) {
-    const Span inside = valid_taps(ox * s.stride_w - s.pad_left, s.kw, 1, s.w);
-    run(ox, 1, inside.begin, inside.end);
-  };
-
-  const EvenCut cut(interior.end - interior.begin, tile_rows);
-  for (int64_t ox = 0; ox < interior.begin; ++ox) run_border(ox);
-  for (int64_t t = 0; t < cut.pieces; ++t) {
-    run(interior.begin + cut(t), static_cast<int>(cut(t + 1) - cut(t)), 0, s.kw);
-  }
-  for (int64_t ox = interior.end; ox < s.ow; ++ox) run_border(ox);
-}
-
-void direct_forward(float* y, const float* x, const float* weights, const Conv2dShape& s,
-                    bool packed, const Epilogue& epilogue) {
-  const Panels panels(s.f);
-  const Span interior = interior_of(s);
-  const int64_t depth = s.kh * s.kw * s.c, work = s.ow * depth * panels.padded();
-  parallel_for(s.n * s.oh, std::max<int64_t>(4 * small_work / std::max<int64_t>(work, 1), 1),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t q = 0; q < panels.count(); ++q) {
-                   const float* b = weights + panels.begin(q) * (packed ? depth : 1);
-                   for (int64_t line = begin; line < end; ++line) {
-                     direct_line(y, x, b, s, line, panels, q, packed, interior, epilogue);
-                   }
-                 }
-               });
+// The product of one group, with the weights that conv2d_arrange_weights gave.
+Gather forward_gather(float* y, const float* x, const float* arranged, const Conv2dShape& s,
+                      int64_t group) {
+  const int64_t cg = s.c / s.groups, fg = s.f / s.groups, depth = s.kh * s.kw * cg;
+  const bool packs = forward_packs(s);
+  return {forward_axis(s.h, s.oh, s.kh, s.stride_h, s.pad_top, s.dilation_h),
+          forward_axis(s.w, s.ow, s.kw, s.stride_w, s.pad_left, s.dilation_w),
+          x + group * cg,
+          s.c,
+          cg,
+          y + group * fg,
+          s.f,
+          s.oh,
+          s.ow,
+          arranged + group * (packs ? Panels(fg).padded() * depth : fg),
+          s.f,
+          packs,
+          depth,
+          s.kw};
 }
 
 // ---- dw: sums over pixels ----
 
-struct DwPlan {
-  int64_t row_chunks, splits;  // of the kh kw c / groups rows of dw; of the n oh lines of dy
-};
+}  // namespace
 
 DwPlan plan_dw(const Conv2dShape& s) {
   const int64_t rows = s.kh * s.kw * (s.c / s.groups), lines = s.n * s.oh;
@@ -356,7 +282,8 @@ DwPlan plan_dw(const Conv2dShape& s) {
 // Rows [row_begin, row_end) of dw for one group, from the lines [line_begin, line_end) of dy.
 // Row (tap, channel) of the product walks along x with a step of one pixel's stride: no copy of x.
 void multiply_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s, int64_t group,
-                 int64_t row_begin, int64_t row_end, int64_t line_begin, int64_t line_end) {
+                 int64_t row_begin, int64_t row_end, int64_t line_begin, int64_t line_end,
+                 bool accumulate) {
   alignas(64) float scratch[depth_block * tile_cols];
   const int64_t cg = s.c / s.groups, fg = s.f / s.groups;
   const Panels panels(fg);
@@ -371,9 +298,10 @@ void multiply_dw(float* dw, const float* x, const float* dy, const Conv2dShape& 
     const int64_t tail_step = panels.vectors_of(tail) * width;
     if (copies_tail) {
       for (int64_t l = line; l < line_stop; ++l) {
-        pack_panel(scratch + (l - line) * part_width * tail_step, tail_step,
-                   dy + (l * s.ow + part.begin) * s.f + group * fg + panels.begin(tail), s.f, false,
-                   part_width, panels.cols_of(tail));
+        pack_panel(
+            scratch + (l - line) * part_width * tail_step, tail_step,
+            dy + ((l - line_begin) * s.ow + part.begin) * s.f + group * fg + panels.begin(tail),
+            s.f, false, part_width, panels.cols_of(tail));
       }
     }
     for (int64_t t = 0; t < row_cut.pieces; ++t) {
@@ -397,9 +325,9 @@ void multiply_dw(float* dw, const float* x, const float* dy, const Conv2dShape& 
       const float* a[segment_limit * tile_rows];
       int64_t pixel[segment_limit];
       int64_t count = 0;
-      bool accumulate = !first;
+      bool adds = !first;
       const auto flush = [&](int64_t depth) {
-        if (count == 0 && accumulate) return;
+        if (count == 0 && adds) return;
         const float* table[segment_limit * (tile_rows + 1)];
         float* out[tile_rows];
         for (int64_t q = 0; q < panels.count(); ++q) {
@@ -410,15 +338,15 @@ void multiply_dw(float* dw, const float* x, const float* dy, const Conv2dShape& 
           for (int64_t k = 0; k < count; ++k) {
             const int64_t l = pixel[k] / s.ow - line, at = pixel[k] % s.ow - part.begin;
             *entry++ = copied ? scratch + (l * part_width + at) * tail_step
-                              : dy + pixel[k] * s.f + group * fg + col;
+                              : dy + (pixel[k] - line_begin * s.ow) * s.f + group * fg + col;
             for (int r = 0; r < rows; ++r) *entry++ = a[k * rows + r];
           }
           for (int r = 0; r < rows; ++r) out[r] = dw + (row + r) * s.f + group * fg + col;
           run_tile(rows, static_cast<int>(panels.vectors_of(q)),
-                   {table, count, depth, s.stride_w * s.c, b_step, out, panels.cols_of(q),
-                    accumulate, nullptr, col});
+                   {table, count, depth, s.stride_w * s.c, b_step, out, panels.cols_of(q), adds,
+                    nullptr, col});
         }
-        accumulate = true;
+        adds = true;
         count = 0;
       };
       // One segment: the pixels from output `ox` of line l on, or a zero where row r's tap is
@@ -466,7 +394,7 @@ void multiply_dw(float* dw, const float* x, const float* dy, const Conv2dShape& 
     }
   };
 
-  bool first = true;
+  bool first = !accumulate;
   for (int64_t line = line_begin; line < line_end; line += lines) {
     for (int64_t piece = 0; piece < x_cut.pieces; ++piece) {
       run(line, std::min(line + lines, line_end), {x_cut(piece), x_cut(piece + 1)}, first);
@@ -474,6 +402,8 @@ void multiply_dw(float* dw, const float* x, const float* dy, const Conv2dShape& 
     }
   }
 }
+
+namespace {
 
 // ---- depthwise: vectors of channels ----
 
@@ -791,6 +721,30 @@ void few_channels_backward_dx(float* dx, const float* dy, const float* w, const 
 
 // ---- forward ----
 
+int64_t conv2d_arranged_bytes(const Conv2dShape& s) {
+  return forward_packs(s) ? bytes(s.kh * s.kw * s.c * Panels(s.f / s.groups).padded()) : 0;
+}
+
+const float* conv2d_arrange_weights(const float* w, const Conv2dShape& s, void* workspace) {
+  if (!forward_packs(s)) return w;
+  pack_weights(static_cast<float*>(workspace), w, s, false);
+  return static_cast<float*>(workspace);
+}
+
+void conv2d_lines(float* y, const float* x, const float* arranged, const Conv2dShape& s,
+                  const Epilogue& epilogue, int64_t begin, int64_t end) {
+  if (is_direct(s)) {
+    return direct_lines(y, x, arranged, s, forward_packs(s), epilogue, begin, end);
+  }
+  Gather gather = forward_gather(y, x, arranged, s, 0);
+  gather.written_from = begin * s.ow;
+  const Panels panels(s.f);
+  for (int64_t row = begin * s.ow; row < end * s.ow; row += row_block) {
+    multiply_gathered(gather, panels, row, std::min(row + row_block, end * s.ow), 0, panels.count(),
+                      epilogue);
+  }
+}
+
 void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2dShape& s,
                     Activation act, float alpha, void* workspace) {
   if (s.n * s.oh * s.ow == 0) return;
@@ -802,26 +756,27 @@ void conv2d_forward(float* y, const float* x, const float* w, const float* b, co
     if (s.f == s.c) return depthwise_forward<true>(y, x, w, s, {b, act, alpha});
     return depthwise_forward<false>(y, x, w, s, {b, act, alpha});
   }
-  const int64_t cg = s.c / s.groups, fg = s.f / s.groups, depth = s.kh * s.kw * cg;
-  const bool packs = forward_packs(s);
-  float* const packed = static_cast<float*>(workspace);
-  if (packs) pack_weights(packed, w, s, false);
-  if (is_direct(s)) return direct_forward(y, x, packs ? packed : w, s, packs, {b, act, alpha});
-  const Axis v = forward_axis(s.h, s.oh, s.kh, s.stride_h, s.pad_top, s.dilation_h);
-  const Axis h = forward_axis(s.w, s.ow, s.kw, s.stride_w, s.pad_left, s.dilation_w);
+  const float* const arranged = conv2d_arrange_weights(w, s, workspace);
+  if (is_direct(s)) {
+    const int64_t work = s.ow * s.kh * s.kw * s.c * Panels(s.f).padded();
+    parallel_for(s.n * s.oh, std::max<int64_t>(4 * small_work / std::max<int64_t>(work, 1), 1),
+                 [&](int64_t begin, int64_t end) {
+                   conv2d_lines(y + begin * s.ow * s.f, x, arranged, s, {b, act, alpha}, begin,
+                                end);
+                 });
+    return;
+  }
+  const int64_t fg = s.f / s.groups;
   for (int64_t group = 0; group < s.groups; ++group) {
-    const float* weights = packs ? packed + group * Panels(fg).padded() * depth : w + group * fg;
-    const Gather gather{v,    h,    x + group * cg, s.c, cg,    y + group * fg, s.f,
-                        s.oh, s.ow, weights,        s.f, packs, depth,          s.kw};
-    multiply_gathered_parallel(gather, s.n, fg,
+    multiply_gathered_parallel(forward_gather(y, x, arranged, s, group), s.n, fg,
                                {b != nullptr ? b + group * fg : nullptr, act, alpha});
   }
 }
 
 int64_t conv2d_forward_workspace(const Conv2dShape& s) {
   if (is_matrix_product(s)) return gemm_workspace(GemmKind::nn, {s.n * s.h * s.w, s.f, s.c});
-  if (is_depthwise(s) || !forward_packs(s)) return 0;
-  return bytes(s.kh * s.kw * s.c * Panels(s.f / s.groups).padded());
+  if (is_depthwise(s)) return 0;
+  return conv2d_arranged_bytes(s);
 }
 
 // ---- backward ----
@@ -905,9 +860,10 @@ void conv2d_backward_dw(float* dw, const float* x, const float* dy, const Conv2d
     for (int64_t i = begin; i < end; ++i) {
       const int64_t group = i % s.groups, r = i / s.groups % plan.row_chunks;
       const int64_t part = i / s.groups / plan.row_chunks;
-      multiply_dw(plan.splits > 1 ? scratch + part * size : dw, x, dy, s, group,
-                  rows * r / plan.row_chunks, rows * (r + 1) / plan.row_chunks,
-                  lines * part / plan.splits, lines * (part + 1) / plan.splits);
+      const int64_t line_begin = lines * part / plan.splits;
+      multiply_dw(plan.splits > 1 ? scratch + part * size : dw, x, dy + line_begin * s.ow * s.f, s,
+                  group, rows * r / plan.row_chunks, rows * (r + 1) / plan.row_chunks, line_begin,
+                  lines * (part + 1) / plan.splits, false);
     }
   });
   if (plan.splits > 1) combine_partials(dw, scratch, plan.splits, size, s.f, {});

@@ -3,14 +3,11 @@
 // Forward splits over output rows. Backward splits over bands of dx rows, and every window that
 // touches a band adds its part in order: no atomics where windows overlap, always the same bits.
 // One pass over x (kh kw / stride^2 passes where windows overlap): bound by memory.
-#include "../ops/pool.h"
+#include "pool.h"
 
-#include <algorithm>
-#include <type_traits>
-
+#include "../ops/conv_pool.h"
 #include "../ops/elementwise.h"
 #include "parallel.h"
-#include "simd.h"
 
 namespace tilegrad {
 
@@ -19,74 +16,13 @@ namespace {
 constexpr int64_t chunk_elements = 4096;    // of y, or of a band of dx: a few microseconds
 constexpr int64_t min_vector_channels = 4;  // below, scalars beat almost empty vectors
 
-using Bytes = uint8_t __attribute__((vector_size(width)));
-
-// the part [begin, end) of a window's taps that lies inside [low, high) of the axis
-struct Span {
-  int64_t begin, end;
-};
-
-Span clip_taps(int64_t first, int64_t k, int64_t low, int64_t high) {
-  return {std::max<int64_t>(0, low - first), std::min(k, high - first)};
-}
-
-// a vector of `count` channels; count == width is the plain access
-template <bool full>
-TILEGRAD_INLINE Vec load_channels(const float* p, int64_t count) {
-  return full ? load(p) : load_partial(p, count);
-}
-
-template <bool full>
-TILEGRAD_INLINE void store_channels(float* p, Vec v, int64_t count) {
-  full ? store(p, v) : store_partial(p, v, count);
-}
-
-template <bool full>
-TILEGRAD_INLINE void store_index(uint8_t* p, IVec v, int64_t count) {
-  const Bytes b = __builtin_convertvector(v, Bytes);
-  if (full)
-    std::memcpy(p, &b, sizeof b);
-  else
-    for (int64_t i = 0; i < count; ++i) p[i] = b[i];
-}
-
-template <bool full>
-TILEGRAD_INLINE void store_index(int32_t* p, IVec v, int64_t count) {
-  std::memcpy(p, &v, full ? sizeof v : 4 * count);
-}
-
-template <bool full>
-TILEGRAD_INLINE IVec load_index(const uint8_t* p, int64_t count) {
-  Bytes b{};
-  if (full)
-    std::memcpy(&b, p, sizeof b);
-  else
-    for (int64_t i = 0; i < count; ++i) b[i] = p[i];
-  return __builtin_convertvector(b, IVec);
-}
-
-template <bool full>
-TILEGRAD_INLINE IVec load_index(const int32_t* p, int64_t count) {
-  IVec v{};
-  std::memcpy(&v, p, full ? sizeof v : 4 * count);
-  return v;
-}
-
-// fn(channel, count, full) for vectors of channels, `full` a compile-time bool
-template <class F>
-TILEGRAD_INLINE void for_channels(int64_t c, F fn) {
-  int64_t k = 0;
-  for (; k + width <= c; k += width) fn(k, int64_t{width}, std::true_type{});
-  if (k < c) fn(k, c - k, std::false_type{});
-}
-
 // fn(image, i, j, rows, cols) for every window of the output rows [begin, end), flat over images;
 // rows and cols are its taps inside the image
 template <class F>
 TILEGRAD_INLINE void for_windows(int64_t begin, int64_t end, const Pool2dShape& s, F fn) {
   for (int64_t row = begin; row < end; ++row) {
     const int64_t image = row / s.oh, i = row % s.oh;
-    const Span rows = clip_taps(i * s.stride_h - s.pad_top, s.kh, 0, s.h);
+    const TapSpan rows = clip_taps(i * s.stride_h - s.pad_top, s.kh, 0, s.h);
     for (int64_t j = 0; j < s.ow; ++j)
       fn(image, i, j, rows, clip_taps(j * s.stride_w - s.pad_left, s.kw, 0, s.w));
   }
@@ -116,9 +52,9 @@ TILEGRAD_INLINE float blend(uint32_t mask, float a, float b) {
 }
 
 // Maximum over the taps of one window. A later element wins by being greater or the first NaN.
-template <class Index>
-TILEGRAD_INLINE void max_window(float* y, Index* index, const float* x, int64_t first, Span rows,
-                                Span cols, int64_t kw, int64_t row_step, int64_t c) {
+template <bool relu, class Index>
+TILEGRAD_INLINE void max_window(float* y, Index* index, const float* x, int64_t first, TapSpan rows,
+                                TapSpan cols, int64_t kw, int64_t row_step, int64_t c) {
   if (c < min_vector_channels) {
     for (int64_t k = 0; k < c; ++k) {
       int64_t at = rows.begin * kw + cols.begin;
@@ -131,8 +67,9 @@ TILEGRAD_INLINE void max_window(float* y, Index* index, const float* x, int64_t 
           best = blend(static_cast<uint32_t>(wins), v, best);
           at = ((a * kw + b) & wins) | (at & ~wins);
         }
-      y[k] = best;
-      index[k] = static_cast<Index>(at);
+      const bool closed = relu && !(best > 0.0f);
+      y[k] = closed && best == best ? 0.0f : best;
+      index[k] = static_cast<Index>(closed ? closed_window : at);
     }
     return;
   }
@@ -147,24 +84,38 @@ TILEGRAD_INLINE void max_window(float* y, Index* index, const float* x, int64_t 
         best = select(wins, v, best);
         at = select(wins, splat_int(static_cast<int32_t>(a * kw + b)), at);
       }
+    if (relu) {
+      at = select(best > 0.0f, at, splat_int(closed_window));
+      best = max(Vec{}, best);  // in this order NaN stays NaN
+    }
     store_channels<full.value>(y + k, best, count);
-    store_index<full.value>(index + k, at, count);
+    store_index(index + k, at, count);
+  });
+}
+
+// Output rows [begin, end), flat over images; y and index point at row `begin`, x at element `from`
+// of the images.
+template <bool relu, class Index>
+void max_rows(float* y, Index* index, const float* x, int64_t from, const Pool2dShape& s,
+              int64_t begin, int64_t end) {
+  const bool plain_2x2 = s.kh == 2 && s.kw == 2 && s.pad_top == 0 && s.pad_left == 0 &&
+                         (s.oh - 1) * s.stride_h + 2 <= s.h && (s.ow - 1) * s.stride_w + 2 <= s.w;
+  for_windows(begin, end, s, [&](int64_t image, int64_t i, int64_t j, TapSpan rows, TapSpan cols) {
+    const int64_t at = window_offset(image, i, j, s) - from;
+    if (plain_2x2)  // constant bounds: the taps unroll
+      max_window<relu>(y, index, x, at, TapSpan{0, 2}, TapSpan{0, 2}, 2, s.w * s.c, s.c);
+    else
+      max_window<relu>(y, index, x, at, rows, cols, s.kw, s.w * s.c, s.c);
+    y += s.c;
+    index += s.c;
   });
 }
 
 template <class Index>
 void max_forward(float* y, Index* index, const float* x, const Pool2dShape& s) {
-  const bool plain_2x2 = s.kh == 2 && s.kw == 2 && s.pad_top == 0 && s.pad_left == 0 &&
-                         (s.oh - 1) * s.stride_h + 2 <= s.h && (s.ow - 1) * s.stride_w + 2 <= s.w;
   parallel_output_rows(s, [&](int64_t begin, int64_t end) {
-    for_windows(begin, end, s, [&](int64_t image, int64_t i, int64_t j, Span rows, Span cols) {
-      const int64_t to = ((image * s.oh + i) * s.ow + j) * s.c;
-      const int64_t from = window_offset(image, i, j, s);
-      if (plain_2x2)  // constant bounds: the taps unroll
-        max_window(y + to, index + to, x, from, Span{0, 2}, Span{0, 2}, 2, s.w * s.c, s.c);
-      else
-        max_window(y + to, index + to, x, from, rows, cols, s.kw, s.w * s.c, s.c);
-    });
+    const int64_t to = begin * s.ow * s.c;
+    max_rows<false>(y + to, index + to, x, 0, s, begin, end);
   });
 }
 
@@ -191,7 +142,7 @@ void backward_bands(float* dx, const Pool2dShape& s, bool clear, F window) {
       const int64_t i_begin = reach <= 0 ? 0 : (reach + stride - 1) / stride;
       const int64_t i_end = std::min(s.oh, (high - 1 + s.pad_top) / stride + 1);
       for (int64_t i = i_begin; i < i_end; ++i) {
-        const Span rows = clip_taps(i * s.stride_h - s.pad_top, s.kh, low, high);
+        const TapSpan rows = clip_taps(i * s.stride_h - s.pad_top, s.kh, low, high);
         for (int64_t j = 0; j < s.ow; ++j)
           window(target, image, i, j, rows, clip_taps(j * s.stride_w - s.pad_left, s.kw, 0, s.w));
       }
@@ -210,10 +161,11 @@ bool tiles(const Pool2dShape& s) {
 // Writes each tap of a window in turn: dx = (index == tap) ? dy : 0, added where windows overlap.
 template <bool overlap, class Index>
 TILEGRAD_INLINE void spread_max(float* dx, const float* dy, const Index* index, int64_t first,
-                                Span rows, Span cols, int64_t kw, int64_t row_step, int64_t c) {
+                                TapSpan rows, TapSpan cols, int64_t kw, int64_t row_step,
+                                int64_t c) {
   for_channels(c, [&](int64_t k, int64_t count, auto full) {
     const Vec g = load_channels<full.value>(dy + k, count);
-    const IVec at = load_index<full.value>(index + k, count);
+    const IVec at = load_index(index + k, count);
     for (int64_t a = rows.begin; a < rows.end; ++a)
       for (int64_t b = cols.begin; b < cols.end; ++b) {
         float* p = dx + first + a * row_step + b * c + k;
@@ -232,7 +184,8 @@ void max_backward(float* dx, const float* dy, const Index* index, const Pool2dSh
   const bool scatter = s.c < min_vector_channels || (overlaps(s) && s.kh * s.kw > 32);
   const bool clear = scatter || !tiles(s);
   backward_bands(
-      dx, s, clear, [&](float* target, int64_t image, int64_t i, int64_t j, Span rows, Span cols) {
+      dx, s, clear,
+      [&](float* target, int64_t image, int64_t i, int64_t j, TapSpan rows, TapSpan cols) {
         const int64_t from = ((image * s.oh + i) * s.ow + j) * s.c;
         const int64_t to = window_offset(0, i, j, s);
         if (scatter) {
@@ -244,7 +197,7 @@ void max_backward(float* dx, const float* dy, const Index* index, const Pool2dSh
           }
         } else if (plain_2x2 && rows.begin == 0 && rows.end == 2 && cols.begin == 0 &&
                    cols.end == 2) {
-          spread_max<false>(target, dy + from, index + from, to, Span{0, 2}, Span{0, 2}, 2,
+          spread_max<false>(target, dy + from, index + from, to, TapSpan{0, 2}, TapSpan{0, 2}, 2,
                             row_step, s.c);
         } else if (overlaps(s)) {
           spread_max<true>(target, dy + from, index + from, to, rows, cols, s.kw, row_step, s.c);
@@ -254,11 +207,19 @@ void max_backward(float* dx, const float* dy, const Index* index, const Pool2dSh
       });
 }
 
-float inverse_count(Span rows, Span cols) {
+float inverse_count(TapSpan rows, TapSpan cols) {
   return 1.0f / static_cast<float>((rows.end - rows.begin) * (cols.end - cols.begin));
 }
 
 }  // namespace
+
+void max_pool2d_rows(float* y, uint8_t* index, const float* x, int64_t top, const Pool2dShape& s,
+                     int64_t begin, int64_t end, bool relu) {
+  if (relu)
+    max_rows<true>(y, index, x, top * s.w * s.c, s, begin, end);
+  else
+    max_rows<false>(y, index, x, top * s.w * s.c, s, begin, end);
+}
 
 void max_pool2d_forward(float* y, uint8_t* index, const float* x, const Pool2dShape& s) {
   max_forward(y, index, x, s);
@@ -281,32 +242,34 @@ void max_pool2d_backward_dx(float* dx, const float* dy, const int32_t* index,
 void avg_pool2d_forward(float* y, const float* x, const Pool2dShape& s) {
   const int64_t row_step = s.w * s.c;
   parallel_output_rows(s, [&](int64_t begin, int64_t end) {
-    for_windows(begin, end, s, [&](int64_t image, int64_t i, int64_t j, Span rows, Span cols) {
-      const int64_t to = ((image * s.oh + i) * s.ow + j) * s.c;
-      const int64_t from = window_offset(image, i, j, s);
-      const float scale = inverse_count(rows, cols);
-      for_channels(s.c, [&](int64_t k, int64_t count, auto full) {
-        Vec total{};  // row sums first: shorter chains of rounding in large windows
-        for (int64_t a = rows.begin; a < rows.end; ++a) {
-          Vec row{};
-          for (int64_t b = cols.begin; b < cols.end; ++b)
-            row += load_channels<full.value>(x + from + a * row_step + b * s.c + k, count);
-          total += row;
-        }
-        store_channels<full.value>(y + to + k, scale * total, count);
-      });
-    });
+    for_windows(
+        begin, end, s, [&](int64_t image, int64_t i, int64_t j, TapSpan rows, TapSpan cols) {
+          const int64_t to = ((image * s.oh + i) * s.ow + j) * s.c;
+          const int64_t from = window_offset(image, i, j, s);
+          const float scale = inverse_count(rows, cols);
+          for_channels(s.c, [&](int64_t k, int64_t count, auto full) {
+            Vec total{};  // row sums first: shorter chains of rounding in large windows
+            for (int64_t a = rows.begin; a < rows.end; ++a) {
+              Vec row{};
+              for (int64_t b = cols.begin; b < cols.end; ++b)
+                row += load_channels<full.value>(x + from + a * row_step + b * s.c + k, count);
+              total += row;
+            }
+            store_channels<full.value>(y + to + k, scale * total, count);
+          });
+        });
   });
 }
 
 void avg_pool2d_backward_dx(float* dx, const float* dy, const Pool2dShape& s) {
   const int64_t row_step = s.w * s.c;
   backward_bands(
-      dx, s, true, [&](float* target, int64_t image, int64_t i, int64_t j, Span rows, Span cols) {
+      dx, s, true,
+      [&](float* target, int64_t image, int64_t i, int64_t j, TapSpan rows, TapSpan cols) {
         const int64_t from = ((image * s.oh + i) * s.ow + j) * s.c;
         const int64_t to = window_offset(0, i, j, s);
         // the count is of the whole window inside the image, not of its part in this band
-        const Span all_rows = clip_taps(i * s.stride_h - s.pad_top, s.kh, 0, s.h);
+        const TapSpan all_rows = clip_taps(i * s.stride_h - s.pad_top, s.kh, 0, s.h);
         const float scale = inverse_count(all_rows, cols);
         for_channels(s.c, [&](int64_t k, int64_t count, auto full) {
           const Vec g = scale * load_channels<full.value>(dy + from + k, count);

@@ -86,6 +86,54 @@ TILEGRAD_INLINE void store_partial(float* p, Vec v, int64_t count) {
 #endif
 }
 
+// ---- bytes ----
+
+// `count` <= width bytes as integers; memory behind them is not touched and the other lanes are 0.
+// (GCC 12 takes __builtin_convertvector between bytes and integers lane by lane.)
+TILEGRAD_INLINE IVec load_bytes(const uint8_t* p, int64_t count) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<IVec>(_mm512_maskz_cvtepu8_epi32(
+      0xffff, _mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << count) - 1), p)));
+#else
+  using Bytes = uint8_t __attribute__((vector_size(16)));
+  Bytes b{};
+  if (count == width)
+    std::memcpy(&b, p, width);
+  else
+    for (int64_t i = 0; i < count; ++i) b[i] = p[i];
+#if defined(__AVX2__)
+  return reinterpret_cast<IVec>(_mm256_cvtepu8_epi32(reinterpret_cast<__m128i>(b)));
+#else
+  const Bytes zero{};  // interleaved with zeros twice, little-endian
+  const Bytes pairs =
+      __builtin_shufflevector(b, zero, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return reinterpret_cast<IVec>(
+      __builtin_shufflevector(pairs, zero, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23));
+#endif
+#endif
+}
+
+// The low bytes of the first `count` <= width lanes.
+TILEGRAD_INLINE void store_bytes(uint8_t* p, IVec v, int64_t count) {
+#if defined(__AVX512F__)
+  _mm_mask_storeu_epi8(p, static_cast<__mmask16>((1u << count) - 1),
+                       _mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(v)));
+#else
+  using Bytes = uint8_t __attribute__((vector_size(width * 4)));
+  const Bytes b = reinterpret_cast<Bytes>(v);
+#if defined(__AVX2__)
+  const Bytes low = __builtin_shufflevector(b, b, 0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0,
+                                            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+#else
+  const Bytes low = __builtin_shufflevector(b, b, 0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+#endif
+  if (count == width)
+    std::memcpy(p, &low, width);
+  else
+    for (int64_t i = 0; i < count; ++i) p[i] = low[i];
+#endif
+}
+
 // ---- arithmetic ----
 
 TILEGRAD_INLINE Vec select(IVec mask, Vec a, Vec b) { return mask ? a : b; }

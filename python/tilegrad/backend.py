@@ -22,6 +22,10 @@ import numpy as np
 # Arrays are C-contiguous and of the shapes in csrc/ops/<stem>.h; sizes follow from them.
 # `activation`, `kind` are the integers of the enums there (see ACTIVATIONS, BINARY, UNARY).
 _CONV = "stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups"
+_CONV_POOL = (
+    "conv_h, conv_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, "
+    "pool_h, pool_w, pool_pad_top, pool_pad_left"
+)
 _POOL = "kh, kw, stride_h, stride_w, pad_top, pad_left"
 KERNELS = {
     # activation
@@ -46,6 +50,9 @@ KERNELS = {
     "avg_pool2d_backward_dx": f"dx, dy, {_POOL}",
     "global_avg_pool2d_forward": "y, x",
     "global_avg_pool2d_backward_dx": "dx, dy",
+    # conv_pool
+    "conv2d_max_pool2d_forward": f"y, index, x, w, b, {_CONV_POOL}, activation",
+    "conv2d_max_pool2d_backward_dw": f"dw, db, x, dy, index, {_CONV_POOL}",
     # softmax
     "softmax_forward": "y, x",
     "softmax_backward_dx": "dx, dy, y",

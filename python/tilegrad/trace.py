@@ -36,6 +36,12 @@ _FLOPS = {
     "conv2d_forward": lambda y, x, w, *_: _conv_flops(y, w),
     "conv2d_backward_dx": lambda dx, dy, w, *_: _conv_flops(dy, w),
     "conv2d_backward_dw": lambda dw, x, dy, *_: _conv_flops(dy, dw),
+    "conv2d_max_pool2d_forward": lambda y, index, x, w, b, h, width, *_: (
+        _conv_flops(y, w) * h * width // max(y.shape[1] * y.shape[2], 1)
+    ),
+    "conv2d_max_pool2d_backward_dw": lambda dw, db, x, dy, index, h, width, *_: (
+        _conv_flops(dy, dw) * h * width // max(dy.shape[1] * dy.shape[2], 1)
+    ),
     "max_pool2d_forward": lambda y, index, x, kh, kw, *_: y.size * kh * kw,
     "avg_pool2d_forward": lambda y, x, kh, kw, *_: y.size * kh * kw,
     "avg_pool2d_backward_dx": lambda dx, dy, kh, kw, *_: dy.size * kh * kw,

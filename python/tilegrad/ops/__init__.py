@@ -6,6 +6,7 @@ functions.
 
 from .activation import elu, gelu, leaky_relu, relu, sigmoid, silu, softplus, tanh
 from .conv import conv2d
+from .conv_pool import conv2d_max_pool2d
 from .dense import dense, matmul
 from .elementwise import (
     absolute,
@@ -47,6 +48,7 @@ __all__ = [
     "clip",
     "concatenate",
     "conv2d",
+    "conv2d_max_pool2d",
     "dense",
     "divide",
     "dropout",

@@ -21,7 +21,8 @@ class Conv2D(Op):
         self.activation = activation
         self.alpha = alpha
 
-    def forward(self, k, x, w, b):
+    def plan(self, x, w, b):
+        """The shape of y; checks the inputs and sets `self.geometry` on the way."""
         n, h, width, c = image_shape("conv2d", x)
         groups = self.groups
         if w.ndim != 4 or w.shape[2] * groups != c or w.shape[3] % groups or 0 in w.shape:
@@ -38,7 +39,10 @@ class Conv2D(Op):
         oh, top = window_axis("conv2d", h, kh, sh, self.padding[0], dh)
         ow, left = window_axis("conv2d", width, kw, sw, self.padding[1], dw)
         self.geometry = (sh, sw, top, left, dh, dw, groups)
-        y = k.empty((n, oh, ow, f), x.dtype)
+        return n, oh, ow, f
+
+    def forward(self, k, x, w, b):
+        y = k.empty(self.plan(x, w, b), x.dtype)
         k.conv2d_forward(y, x, w, b, *self.geometry, self.activation, self.alpha)
         self.save(x, w, y if self.activation else None)
         return y
@@ -49,18 +53,23 @@ class Conv2D(Op):
             dz = k.empty(dy.shape, dy.dtype)
             k.activation_backward_dx(dz, dy, y, self.activation, self.alpha)
             dy = dz
-        dx = dw = db = None
-        if self.needs[0]:
-            dx = k.empty(x.shape, x.dtype)
-            k.conv2d_backward_dx(dx, dy, w, *self.geometry)
-        if self.needs[1]:
-            dw = k.empty(w.shape, w.dtype)
-            k.conv2d_backward_dw(dw, x, dy, *self.geometry)
-        if self.needs[2]:
-            f = w.shape[3]
-            db = k.empty((f,), w.dtype)
-            k.bias_backward_db(db, dy.reshape(dy.size // f, f))
-        return dx, dw, db
+        return conv2d_gradients(k, dy, x, w, self.geometry, self.needs)
+
+
+def conv2d_gradients(k, dz, x, w, geometry, needs):
+    """(dx, dw, db) from dz, the gradient before the activation; None where not needed."""
+    dx = dw = db = None
+    if needs[0]:
+        dx = k.empty(x.shape, x.dtype)
+        k.conv2d_backward_dx(dx, dz, w, *geometry)
+    if needs[1]:
+        dw = k.empty(w.shape, w.dtype)
+        k.conv2d_backward_dw(dw, x, dz, *geometry)
+    if needs[2]:
+        f = w.shape[3]
+        db = k.empty((f,), w.dtype)
+        k.bias_backward_db(db, dz.reshape(dz.size // f, f))
+    return dx, dw, db
 
 
 def conv2d(
@@ -105,11 +114,16 @@ def conv2d(
     >>> tilegrad.ops.conv2d(x, w, strides=2, padding="same", activation="relu").shape
     (2, 3, 3, 4)
     """
-    op = Conv2D(
+    op = conv2d_op(strides, padding, dilation, groups, activation, alpha)
+    return apply(op, *tensors(x, w, b))
+
+
+def conv2d_op(strides, padding, dilation, groups, activation, alpha) -> Conv2D:
+    """The op that `conv2d` applies, its arguments checked."""
+    return Conv2D(
         pair("conv2d", "strides", strides),
         window_padding("conv2d", padding),
         pair("conv2d", "dilation", dilation),
         whole("conv2d", "groups", groups, 1),
         *resolve("conv2d", activation, alpha),
     )
-    return apply(op, *tensors(x, w, b))

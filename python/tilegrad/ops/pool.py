@@ -18,9 +18,9 @@ class Pool2D(Op):
         self.strides = strides
         self.padding = padding
 
-    def allocate(self, k, x):
-        """y, with `self.geometry` and `self.x_shape` set on the way."""
-        n, h, w, c = image_shape(self.name, x)
+    def plan(self, x_shape):
+        """The shape of y; sets `self.geometry` and `self.x_shape` on the way."""
+        n, h, w, c = x_shape
         (kh, kw), (sh, sw) = self.window, self.strides
         for axis, (before, after), size in zip(
             "hw", _explicit(self.padding), self.window, strict=True
@@ -33,8 +33,11 @@ class Pool2D(Op):
         oh, top = window_axis(self.name, h, kh, sh, self.padding[0])
         ow, left = window_axis(self.name, w, kw, sw, self.padding[1])
         self.geometry = (kh, kw, sh, sw, top, left)
-        self.x_shape = x.shape
-        return k.empty((n, oh, ow, c), x.dtype)
+        self.x_shape = x_shape
+        return n, oh, ow, c
+
+    def allocate(self, k, x):
+        return k.empty(self.plan(image_shape(self.name, x)), x.dtype)
 
 
 def _explicit(padding):
@@ -95,12 +98,12 @@ class GlobalAvgPool2D(Op):
         return (dx.reshape(n, h, w, c),)
 
 
-def _pool(op_class, x, pool_size, strides, padding):
+def pool2d_op(op_class, pool_size, strides, padding) -> Pool2D:
+    """The op that `max_pool2d` or `avg_pool2d` applies, its arguments checked."""
     name = op_class.name
     window = pair(name, "pool_size", pool_size)
     strides = window if strides is None else pair(name, "strides", strides)
-    (x,) = tensors(x)
-    return apply(op_class(window, strides, window_padding(name, padding)), x)
+    return op_class(window, strides, window_padding(name, padding))
 
 
 def max_pool2d(x, pool_size, strides=None, padding="valid"):
@@ -123,7 +126,7 @@ def max_pool2d(x, pool_size, strides=None, padding="valid"):
     >>> tilegrad.ops.max_pool2d(x, 2).item()
     4.0
     """
-    return _pool(MaxPool2D, x, pool_size, strides, padding)
+    return apply(pool2d_op(MaxPool2D, pool_size, strides, padding), *tensors(x))
 
 
 def avg_pool2d(x, pool_size, strides=None, padding="valid"):
@@ -141,7 +144,7 @@ def avg_pool2d(x, pool_size, strides=None, padding="valid"):
     >>> tilegrad.ops.avg_pool2d(x, 2).item()
     2.5
     """
-    return _pool(AvgPool2D, x, pool_size, strides, padding)
+    return apply(pool2d_op(AvgPool2D, pool_size, strides, padding), *tensors(x))
 
 
 def global_avg_pool2d(x):

@@ -5,6 +5,7 @@ It is the definition of what is right: the tests compare the compiled backends w
 
 from .activation import activation_backward_dx, activation_forward
 from .conv import conv2d_backward_dw, conv2d_backward_dx, conv2d_forward
+from .conv_pool import conv2d_max_pool2d_backward_dw, conv2d_max_pool2d_forward
 from .dense import (
     bias_backward_db,
     dense_backward_dw,
@@ -65,6 +66,8 @@ __all__ = [
     "conv2d_backward_dw",
     "conv2d_backward_dx",
     "conv2d_forward",
+    "conv2d_max_pool2d_backward_dw",
+    "conv2d_max_pool2d_forward",
     "dense_backward_dw",
     "dense_backward_dx",
     "dense_forward",

@@ -7,6 +7,7 @@ import math
 from ... import ops
 from .. import activations
 from .base import Layer
+from .deferred import DeferredConv2D
 
 
 class Activation(Layer):
@@ -24,6 +25,8 @@ class Activation(Layer):
         self.activation = activations.get(activation)
 
     def call(self, inputs):
+        if isinstance(inputs, DeferredConv2D) and self.activation is activations.relu:
+            return inputs.relu()
         return self.activation(inputs)
 
     def compute_output_shape(self, input_shape):
@@ -57,6 +60,9 @@ class ReLU(Layer):
         self.threshold = _not_negative("ReLU", "threshold", threshold)
 
     def call(self, inputs):
+        plain = self.max_value is None and self.negative_slope == self.threshold == 0
+        if isinstance(inputs, DeferredConv2D) and plain:
+            return inputs.relu()
         return activations.relu(inputs, self.negative_slope, self.max_value, self.threshold)
 
     def compute_output_shape(self, input_shape):

@@ -23,6 +23,7 @@ from .. import activations, initializers, regularizers
 from ..naming import auto_name
 from ..utils.interrupts import uninterrupted
 from ..variable import Variable
+from . import deferred
 
 
 class _Calls(threading.local):
@@ -255,8 +256,13 @@ class Layer:
         stack.append((self, training))
         try:
             outputs = self.call(inputs, *args, **kwargs)
+        except BaseException:
+            deferred.settle(run=False)
+            raise
         finally:
             stack.pop()
+        if not stack:
+            deferred.settle(run=True)
         if self.activity_regularizer is not None:
             for output in _leaves(outputs):
                 self.add_loss(self.activity_regularizer(output) / float(max(1, len(output))))
@@ -664,6 +670,11 @@ class Fused:
         except (KeyError, TypeError):
             self.name = self.alpha = None
             self.after = self.function
+
+
+def in_model() -> bool:
+    """Whether the layer that is being called was called by another one."""
+    return len(_calls.stack) > 1
 
 
 def _constructor_depth(layer: Layer) -> int:

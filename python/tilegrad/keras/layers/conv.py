@@ -6,12 +6,14 @@ import math
 
 from ... import ops
 from .. import activations, config, initializers, regularizers
+from . import deferred
 from .base import (
     Fused,
     InputSpec,
     Layer,
     check_constraint,
     check_padding,
+    in_model,
     positive_int,
     window_output,
     window_pair,
@@ -221,7 +223,8 @@ class Conv2D(_Conv2D):
 
     def call(self, inputs):
         fused = self._activation
-        y = ops.conv2d(
+        conv2d = deferred.conv2d if in_model() else ops.conv2d
+        y = conv2d(
             inputs,
             self.kernel,
             self.bias,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ... import ops
 from .. import config
 from .base import InputSpec, Layer, check_padding, window_output, window_pair
+from .deferred import DeferredConv2D
 
 
 class _Pooling2D(Layer):
@@ -59,6 +60,8 @@ class MaxPooling2D(_Pooling2D):
         super().__init__(pool_size, strides, padding, data_format, name, **kwargs)
 
     def call(self, inputs):
+        if isinstance(inputs, DeferredConv2D):
+            return inputs.max_pool2d(self.pool_size, self.strides, self.padding)
         return ops.max_pool2d(inputs, self.pool_size, self.strides, self.padding)
 
 

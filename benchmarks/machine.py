@@ -1,0 +1,92 @@
+"""What a result was measured on, and the roofs of that machine."""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import functools
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+PACKAGES = ("numpy", "torch", "tensorflow", "keras", "jax")
+# glibc: no block from mmap, nothing trimmed off the heap's top. PyTorch then keeps its memory
+# instead of taking it from the system again, page fault by page fault, in every step.
+KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": "1048576"}
+# What each instruction set is called by the compiler, and how many floats a register holds.
+ISA = {"avx512": (("-mavx512f",), 16), "avx2": (("-mavx2", "-mfma"), 8), "base": ((), 4)}
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def version(package: str) -> str | None:
+    """The installed version, or None."""
+    for name in (package, f"{package}-cpu", f"{package}_cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def describe(isa: str) -> dict:
+    """The header of a results file."""
+    with open("/proc/cpuinfo") as file:
+        models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "cpu": models[0] if models else platform.machine(),
+        "cores": cores(),
+        "isa": isa,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "allocator": "keep" if os.environ.items() >= KEEP.items() else "default",
+    }
+
+
+class Roof:
+    """Measured peaks: FLOP/s of multiply-adds in registers, bytes/s at a working set's size."""
+
+    def __init__(self, isa: str):
+        compiler = os.environ.get("CXX") or shutil.which("c++")
+        if not compiler:
+            raise RuntimeError("roof: needs a C++ compiler: c++ in the PATH, or CXX")
+        flags, lanes = ISA[isa]
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "roof.so"
+            command = [compiler, "-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", *flags]
+            command += [f"-DLANES={lanes}", Path(__file__).with_name("roof.cpp"), "-o", target]
+            subprocess.run(command, check=True)
+            self._library = ctypes.CDLL(target)
+        self._library.roof_flops.restype = ctypes.c_double
+        self._library.roof_bytes.restype = ctypes.c_double
+
+    @functools.cache  # noqa: B019  (one roof lives as long as the run)
+    def flops(self, threads: int) -> float:
+        """Best FLOP/s of `threads` threads."""
+        steps = ctypes.c_long(10_000_000)
+        return max(self._library.roof_flops(threads, steps) for _ in range(5))
+
+    def bytes(self, threads: int, working_set: int) -> float:
+        """Best bytes/s of `threads` threads over `working_set` bytes, rounded to a power of 2."""
+        return self._bytes(threads, max(2**12, 2 ** round(working_set - 1).bit_length()))
+
+    @functools.cache  # noqa: B019
+    def _bytes(self, threads: int, size: int) -> float:
+        floats = size // (12 * threads)
+        repeats = max(2, 2**28 // size)
+        arguments = ctypes.c_long(floats), ctypes.c_long(repeats)
+        return max(self._library.roof_bytes(threads, *arguments) for _ in range(5))
+
+    def seconds(self, threads: int, flops: int, size: int) -> tuple[float, str]:
+        """The least time that this machine needs, and which roof says so: "FLOP" or "bytes"."""
+        compute = flops / self.flops(threads)
+        memory = size / self.bytes(threads, size)
+        return max((compute, "FLOP"), (memory, "bytes"))

@@ -1,0 +1,89 @@
+#include "../ops/conv_pool.h"
+
+#include "geometry.h"
+
+namespace tilegrad {
+namespace {
+
+// What stands between the arrays and the hyperparameters in both calls.
+struct Sizes {
+  int64_t conv_h, conv_w;
+  ConvGeometry conv;
+  PoolGeometry pool;
+};
+
+// x (n, h, w, c), w (kh, kw, c, f), y (n, poh, pow, f), whichever of them are gradients.
+template <class X, class W, class Y>
+ConvPool2dShape conv_pool_shape(const Arguments& a, const X& x, const W& w, const Y& y,
+                                const Sizes& g) {
+  constexpr int64_t most = INT32_MAX;
+  check_range(a.op, "conv_h", g.conv_h, 0, most);
+  check_range(a.op, "conv_w", g.conv_w, 0, most);
+  const View<const float> image{nullptr, 4, {x[0], g.conv_h, g.conv_w, w[3]}, 0};
+  const ConvPool2dShape s{conv2d_shape(a, x, w, image, g.conv), pool2d_shape(a, image, y, g.pool)};
+  const Pool2dShape& p = s.pool;
+  TG_CHECK(p.kh * p.kw <= 255, a.op, "expected windows of at most 255 pixels, got ", p.kh, " x ",
+           p.kw);
+  TG_CHECK(p.h + p.pad_top < (p.oh + 1) * p.kh && p.w + p.pad_left < (p.ow + 1) * p.kw, a.op,
+           "expected y with all windows that fit into ", p.h, " x ", p.w, ", got ",
+           shape_text(y.shape, 4));
+  TG_CHECK(conv_pool_fits(s), a.op, "expected ", p.kh, " lines of ", p.w, " x ", p.c,
+           " to fit into a thread's scratch");
+  return s;
+}
+
+}  // namespace
+
+void bind_conv_pool(py::module_& m) {
+  m.def("conv2d_max_pool2d_forward",
+        [](py::handle y_, py::handle index_, py::handle x_, py::handle w_, py::handle b_,
+           int64_t conv_h, int64_t conv_w, int64_t stride_h, int64_t stride_w, int64_t pad_top,
+           int64_t pad_left, int64_t dilation_h, int64_t dilation_w, int64_t pool_h, int64_t pool_w,
+           int64_t pool_pad_top, int64_t pool_pad_left, int64_t activation) {
+          const Arguments a("conv2d_max_pool2d_forward");
+          const auto y = a.out<float>(y_, "y", 4);
+          const auto index = a.out<uint8_t>(index_, "index", 4);
+          const auto x = a.in<float>(x_, "x", 4);
+          const auto w = a.in<float>(w_, "w", 4);
+          const auto b = a.optional<float>(b_, "b", 1);
+          const auto s =
+              conv_pool_shape(a, x, w, y,
+                              {conv_h,
+                               conv_w,
+                               {stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, 1},
+                               {pool_h, pool_w, pool_h, pool_w, pool_pad_top, pool_pad_left}});
+          a.expect_same(index, "index", y);
+          if (b.data) a.expect(b, "b", {s.conv.f});
+          const auto act = activation_kind(a.op, activation, Activation::relu);
+          void* ws = workspace(conv2d_max_pool2d_forward_workspace(s));
+          run([&] {
+            conv2d_max_pool2d_forward(y.data, index.data, x.data, w.data, b.data, s, act, ws);
+          });
+        });
+  m.def("conv2d_max_pool2d_backward_dw",
+        [](py::handle dw_, py::handle db_, py::handle x_, py::handle dy_, py::handle index_,
+           int64_t conv_h, int64_t conv_w, int64_t stride_h, int64_t stride_w, int64_t pad_top,
+           int64_t pad_left, int64_t dilation_h, int64_t dilation_w, int64_t pool_h, int64_t pool_w,
+           int64_t pool_pad_top, int64_t pool_pad_left) {
+          const Arguments a("conv2d_max_pool2d_backward_dw");
+          const auto dw = a.out<float>(dw_, "dw", 4);
+          const auto db = db_.is_none() ? View<float>{} : a.out<float>(db_, "db", 1);
+          const auto x = a.in<float>(x_, "x", 4);
+          const auto dy = a.in<float>(dy_, "dy", 4);
+          const auto index = a.in<uint8_t>(index_, "index", 4);
+          const auto s =
+              conv_pool_shape(a, x, dw, dy,
+                              {conv_h,
+                               conv_w,
+                               {stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, 1},
+                               {pool_h, pool_w, pool_h, pool_w, pool_pad_top, pool_pad_left}});
+          a.expect_same(index, "index", dy);
+          if (db.data) a.expect(db, "db", {s.conv.f});
+          void* ws = workspace(conv2d_max_pool2d_backward_dw_workspace(s));
+          run([&] {
+            conv2d_max_pool2d_backward_dw(dw.data, db.data, x.data, dy.data, index.data, s, ws);
+          });
+        });
+}
+
+}  // namespace tilegrad

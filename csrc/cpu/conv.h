@@ -1,0 +1,67 @@
+// The pieces of a convolution that run on the calling thread, for conv.cpp and conv_pool.cpp.
+#pragma once
+#include <algorithm>
+
+#include "../ops/conv.h"
+#include "gemm.h"
+#include "parallel.h"
+
+namespace tilegrad {
+
+// Segments of one pass at most: bounds the tables, which live on the stack.
+constexpr int64_t segment_limit = 32;
+
+// The taps of a window that starts at position `start` which lie inside [0, size).
+struct Span {
+  int64_t begin, end;
+};
+
+inline Span valid_taps(int64_t start, int64_t taps, int64_t dilation, int64_t size) {
+  const int64_t begin = start < 0 ? chunk_count(-start, dilation) : 0;
+  const int64_t end = size > start ? chunk_count(size - start, dilation) : 0;
+  const int64_t from = std::min(begin, taps);
+  return {from, std::clamp(end, from, taps)};
+}
+
+// Outputs i < count of an axis whose tap at `offset` reads inside: i stride + offset in [0, size).
+inline Span valid_outputs(int64_t offset, int64_t size, int64_t stride, Span limit) {
+  const int64_t begin = offset < 0 ? chunk_count(-offset, stride) : 0;
+  const int64_t end = size > offset ? chunk_count(size - offset, stride) : 0;
+  const int64_t from = std::clamp(begin, limit.begin, limit.end);
+  return {from, std::clamp(end, from, limit.end)};
+}
+
+// w in the order that conv2d_lines reads: in the workspace, or w itself.
+int64_t conv2d_arranged_bytes(const Conv2dShape& s);
+const float* conv2d_arrange_weights(const float* w, const Conv2dShape& s, void* workspace);
+
+// Lines [begin, end) of y, counted over all images; y points at line `begin`. One group.
+void conv2d_lines(float* y, const float* x, const float* arranged, const Conv2dShape& s,
+                  const Epilogue& epilogue, int64_t begin, int64_t end);
+
+// The window fits one pass over k, and its rows are unbroken in memory: the first layer of most
+// networks. There a table of addresses per pixel would cost more than the few multiplications; a
+// kernel of its own knows them as a base and a step.
+inline bool is_direct(const Conv2dShape& s) {
+  return s.groups == 1 && s.dilation_w == 1 && s.kh <= segment_limit &&
+         s.kh * s.kw * s.c <= depth_block;
+}
+
+// conv2d_lines for these, with the weights in panels (packed) or in place.
+void direct_lines(float* y, const float* x, const float* weights, const Conv2dShape& s, bool packed,
+                  const Epilogue& epilogue, int64_t begin, int64_t end);
+
+// How dw is cut: row_chunks of its kh kw c / groups rows, splits of the n oh lines of dy.
+struct DwPlan {
+  int64_t row_chunks, splits;
+};
+
+DwPlan plan_dw(const Conv2dShape& s);
+
+// Rows [row_begin, row_end) of dw for one group, from the lines [line_begin, line_end) of dy; dy
+// points at line `line_begin`.
+void multiply_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s, int64_t group,
+                 int64_t row_begin, int64_t row_end, int64_t line_begin, int64_t line_end,
+                 bool accumulate);
+
+}  // namespace tilegrad

@@ -1,0 +1,36 @@
+// Convolution, bias, activation and max pooling in one pass, where a network has them in a row.
+#pragma once
+#include "conv.h"
+#include "pool.h"
+
+namespace tilegrad {
+
+// The convolution has one group, and its output is the pooling's image: pool.h = conv.oh and so on.
+// The windows of the pooling lie side by side (stride_h = kh, stride_w = kw), no whole one is left
+// out, they have 255 taps at most, and conv_pool_fits.
+struct ConvPool2dShape {
+  Conv2dShape conv;
+  Pool2dShape pool;
+};
+
+// Whether the lines of one row of windows fit into the scratch of a thread.
+bool conv_pool_fits(const ConvPool2dShape& s);
+
+// The index of a window whose maximum a relu closed: no tap, so that no gradient passes.
+constexpr uint8_t closed_window = 255;
+
+// y = max_pool(act(conv(x, w) + b))     y, index (n, poh, pow, f)  x (n, h, w, c)
+//                                       w (kh, kw, c, f)  b (f) or null; act linear or relu
+// index: the maximum's place in its window as in pool.h, or closed_window
+void conv2d_max_pool2d_forward(float* y, uint8_t* index, const float* x, const float* w,
+                               const float* b, const ConvPool2dShape& s, Activation act,
+                               void* workspace);
+int64_t conv2d_max_pool2d_forward_workspace(const ConvPool2dShape& s);
+
+// dz = dy where index says, else 0; dw = sum over the windows with x, db = sum of dz
+// dw (kh, kw, c, f)  db (f) or null  x (n, h, w, c)  dy, index (n, poh, pow, f)
+void conv2d_max_pool2d_backward_dw(float* dw, float* db, const float* x, const float* dy,
+                                   const uint8_t* index, const ConvPool2dShape& s, void* workspace);
+int64_t conv2d_max_pool2d_backward_dw_workspace(const ConvPool2dShape& s);
+
+}  // namespace tilegrad

@@ -1,0 +1,103 @@
+"""Convolution, bias, activation and max pooling in one kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..autograd import Op, apply
+from ..backend import ACTIVATIONS
+from ._common import tensors
+from .conv import Conv2D, conv2d_gradients, conv2d_op
+from .pool import MaxPool2D, pool2d_op
+
+_SCRATCH = 2**16  # numbers that a thread can keep of the image between the two, see conv_pool.cpp
+
+
+class Conv2DMaxPool2D(Op):
+    """y = max_pool(act(conv(x, w) + b)) without the image between.
+
+    The index says where each maximum was, and that a relu let nothing through: backward needs no y.
+    """
+
+    reads = (0, 1)
+
+    def __init__(self, conv: Conv2D, pool: MaxPool2D):
+        self.conv = conv
+        self.pool = pool
+
+    def forward(self, k, x, w, b):
+        conv, pool = self.conv, self.pool
+        self.image_shape = conv.plan(x, w, b)
+        y = k.empty(pool.plan(self.image_shape), x.dtype)
+        index = k.empty(y.shape, np.uint8)
+        kh, kw, _, _, top, left = pool.geometry
+        self.sizes = (*self.image_shape[1:3], *conv.geometry[:6], kh, kw, top, left)
+        k.conv2d_max_pool2d_forward(y, index, x, w, b, *self.sizes, conv.activation)
+        self.save(x, w, index)
+        return y
+
+    def backward(self, k, dy):
+        x, w, index = self.saved
+        if self.needs[0]:
+            dz = k.empty(self.image_shape, dy.dtype)
+            k.max_pool2d_backward_dx(dz, dy, index, *self.pool.geometry)
+            return conv2d_gradients(k, dz, x, w, self.conv.geometry, self.needs)
+        dw = k.empty(w.shape, w.dtype)
+        db = k.empty(w.shape[3:], w.dtype) if self.needs[2] else None
+        k.conv2d_max_pool2d_backward_dw(dw, db, x, dy, index, *self.sizes)
+        return None, dw, db
+
+
+def can_fuse(conv: Conv2D, pool: MaxPool2D, image_shape) -> bool:
+    """Whether one kernel does both; `image_shape` is that of the convolution's output."""
+    kh, kw = pool.window
+    return (
+        conv.groups == 1
+        and conv.activation <= ACTIVATIONS["relu"]
+        and pool.strides == pool.window
+        and kh * kw <= 255
+        and kh * image_shape[2] * image_shape[3] <= _SCRATCH
+    )
+
+
+def conv2d_max_pool2d(
+    x,
+    w,
+    b=None,
+    strides=1,
+    padding="valid",
+    dilation=1,
+    activation: str | None = None,
+    pool_size=2,
+    pool_padding="valid",
+):
+    """max_pool2d(conv2d(x, w, b, ..., activation), pool_size), in one kernel where possible.
+
+    That is for a linear or relu activation and windows of at most 255 pixels; two kernels do the
+    rest. The result is the same. `Sequential` and subclassed models fuse by themselves.
+
+    Args:
+        x: (n, h, w, c).
+        w: (kh, kw, c, f).
+        b: (f,) or None.
+        strides, padding, dilation, activation: of the convolution, as in `conv2d`.
+        pool_size: window and stride of the pooling, an integer or (rows, columns).
+        pool_padding: as in `max_pool2d`.
+
+    Returns:
+        y of shape (n, oh, ow, f).
+
+    Raises:
+        ValueError, TypeError: as `conv2d` and `max_pool2d`.
+
+    >>> import numpy, tilegrad
+    >>> x, w = numpy.ones((2, 6, 6, 1), "float32"), numpy.ones((3, 3, 1, 4), "float32")
+    >>> tilegrad.ops.conv2d_max_pool2d(x, w, activation="relu").shape
+    (2, 2, 2, 4)
+    """
+    x, w, b = tensors(x, w, b)
+    conv = conv2d_op(strides, padding, dilation, 1, activation, None)
+    pool = pool2d_op(MaxPool2D, pool_size, None, pool_padding)
+    if can_fuse(conv, pool, conv.plan(x, w, b)):
+        return apply(Conv2DMaxPool2D(conv, pool), x, w, b)
+    return apply(pool, apply(conv, x, w, b))
