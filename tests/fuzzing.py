@@ -1,7 +1,8 @@
 """A process that runs fuzzed calls: should one crash or hang, the test lives on to tell which.
 
-`Worker` starts ``python fuzzing.py MODULE`` and sends it cases; the child answers with what
-``MODULE.run(case)`` returns, a text: "ok", "<Error>: <message>" or "wrong: <why>". Cases must be picklable and are made into arrays in the child.
+`Worker` starts ``python fuzzing.py MODULE`` and sends it cases. The child answers with what
+``MODULE.run(case)`` returns, a text: "ok", "<Error>: <message>" or "wrong: <why>". Cases must be
+picklable; the child makes arrays of them.
 """
 
 from __future__ import annotations
