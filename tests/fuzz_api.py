@@ -91,40 +91,16 @@ _SHAPE = one_of(
 )
 _NUMBER = one_of(0.5, 0.0, 1.0, 1e-7, 2, -1.0, 1e30)
 _ACTIVATION = one_of("relu", "softmax", "gelu", None, "tanh", "elu", "leaky_relu", "linear", "xx")
+_TENSORS = ["x", "a", "b", "w", "logits", "y_true", "y_pred", "inputs", "values", "sample_weight"]
+_COUNTS = ["units", "filters", "groups", "kernel_size", "pool_size", "strides", "dilation"]
 FITTING = {
-    **dict.fromkeys(
-        [
-            "x",
-            "a",
-            "b",
-            "w",
-            "logits",
-            "y_true",
-            "y_pred",
-            "inputs",
-            "values",
-            "grads",
-            "sample_weight",
-        ],
-        tensor,
-    ),
+    **dict.fromkeys(_TENSORS, tensor),
     "xs": several,
     "labels": lambda n: np.random.default_rng(n).integers(-1, 5, (4,)),
     **dict.fromkeys(["axis", "axes"], _AXIS),
     **dict.fromkeys(["shape", "target_shape", "noise_shape"], _SHAPE),
-    **dict.fromkeys(
-        [
-            "pool_size",
-            "strides",
-            "kernel_size",
-            "dilation",
-            "dilation_rate",
-            "units",
-            "filters",
-            "groups",
-        ],
-        _SMALL,
-    ),
+    **dict.fromkeys(_COUNTS, _SMALL),
+    "dilation_rate": _SMALL,
     "depth_multiplier": _SMALL,
     "padding": one_of("valid", "same", "VALID", "causal", 1, (1, 1), ((0, 1), (1, 0))),
     "activation": _ACTIVATION,
@@ -192,24 +168,21 @@ CLASSES = {
 }
 FUNCTIONS = {
     f"{module.__name__.split('.')[-1]} {name}": value
-    for module in (keras.activations, keras.losses, keras.utils)
+    for module in (keras.activations, keras.losses)
     for name, value in vars(module).items()
     if inspect.isfunction(value)
     and value.__module__ == module.__name__
     and not name.startswith(("_", "get", "serialize", "deserialize"))
 }
+FUNCTIONS |= {f"utils {f.__name__}": f for f in (keras.utils.to_categorical, keras.utils.normalize)}
 TRAINER = ["fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predict_on_batch"]
 TARGETS = [*OPS, *CLASSES, *FUNCTIONS, *TRAINER, "Tensor", "compile"]
 
 _DATA = [array(i * len(SHAPES) + k) for i in range(3) for k in (4, 5, 6, 3, 7)]
 FIT = {
-    "x": lambda n: [np.ones((4, 3), "f4"), *_DATA, {"a": np.ones(3)}, [np.ones((4, 3))], iter([])][
-        n % 19
-    ],
-    "y": lambda n: [np.array([0, 1, 2, 1]), np.ones((4, 1)), None, np.array([0, 9, -1, 2]), *_DATA][
-        n % 19
-    ],
-    "validation_data": one_of(None, (np.ones((4, 3)), np.zeros(4)), (np.ones((4, 3)),), np.ones(4)),
+    "x": one_of(np.ones((4, 3), "f4"), *_DATA, {"a": np.ones(3)}, [np.ones((4, 3))], iter([])),
+    "y": one_of(np.array([0, 1, 2, 1]), np.ones((4, 1)), None, np.array([0, 9, -1, 2]), *_DATA),
+    "validation_data": one_of(None, (np.ones((4, 3)), np.zeros(4)), (np.ones((4, 3)),), 1),
     "sample_weight": one_of(None, np.ones(4), np.ones(3), np.full(4, np.nan), np.zeros((4, 1))),
     "class_weight": one_of(None, {0: 2.0}, {0: "x"}, {7: 1}, [1, 2]),
     "batch_size": one_of(None, 1, 3, 0, -1, 2**40, 2.5),
@@ -237,7 +210,6 @@ def call(target, choices):
     if target in TRAINER or target == "compile":
         yield from train(target, choices)
         return
-    made = None
     args, kwargs = arguments_for(CLASSES[target], choices)
     yield args, kwargs
     made = CLASSES[target](*args, **kwargs)
