@@ -25,7 +25,7 @@ FLOATS = [0.5, -0.5, 1.0, 1e-300, 1e300, -1e300, float("nan"), float("inf"), -fl
 
 
 class Odd:
-    """Answers whatever it is asked for with a surprise."""
+    """A sequence of itself: endless in depth, but not in length, which nothing could survive."""
 
     def __index__(self):
         return 3
@@ -37,6 +37,8 @@ class Odd:
         return 2
 
     def __getitem__(self, index):
+        if index not in (0, 1):
+            raise IndexError
         return self
 
     def __array__(self, *args, **kwargs):
