@@ -36,7 +36,9 @@ def array(n):
     if 0 in shape:
         made = np.zeros(shape, dtype)
     else:
-        made = (3 * rng.standard_normal(shape)).astype("f4" if dtype.kind == "U" else dtype)
+        made = np.asarray(3 * rng.standard_normal(shape)).astype(
+            "f4" if dtype.kind == "U" else dtype
+        )
     if dtype.kind == "f" and n % 4 == 3 and made.size:
         made.flat[0] = (np.nan, np.inf, -np.inf, 0, 3e38)[n % 5]
     if layout == 1:
