@@ -4,6 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TORCH := torch==2.13.0
+ASAN := build/asan
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
+ASAN_TESTS ?= tests
+ROUNDS ?= 5000
+NATIVE := tests/native/threads.cpp
 
 CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 export CMAKE_BUILD_PARALLEL_LEVEL
@@ -12,7 +17,7 @@ CXX_SOURCES := $(shell find csrc -type f -name '*.h' -o -type f -name '*.cpp')
 PACKAGES := $(shell find python/tilegrad -type f -name __init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-peers bench build lint format clean
+.PHONY: help demo test test-peers test-asan test-tsan bench build lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +35,21 @@ test-peers: $(VENV)/.test ## cross-checks against PyTorch, which you install you
 	  exit 1; }
 	$(BIN)/python -m pytest -q tests/peers
 
+# An instrumented module needs the sanitizers' libraries before all others, libstdc++ among them for
+# the sake of exceptions. Captured at Python's level, a report that ends the process is still seen.
+test-asan: $(ASAN)/.built ## the tests on modules built with AddressSanitizer and UBSan
+	env -u PYTHONPATH LD_PRELOAD=$$(for name in libasan.so libubsan.so libstdc++.so.6; do \
+	    $(CXX) -print-file-name=$$name; done | paste -sd:) \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=8192 \
+	  UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(ASAN)/bin/python -m pytest -q --capture=sys -p no:cacheprovider $(ASAN_TESTS)
+
+test-tsan: $(VENV)/.tools ## the thread pool under ThreadSanitizer, and its forks under AddressSanitizer
+	$(BIN)/cmake -S tests/native -B build/native
+	$(BIN)/cmake --build build/native
+	TSAN_OPTIONS=halt_on_error=1 build/native/threads_tsan $(ROUNDS)
+	ASAN_OPTIONS=detect_leaks=0 build/native/threads_asan $(ROUNDS)
+
 MODE ?= default
 bench: $(VENV)/.bench ## measure everything against its peers (15 minutes; MODE=quick or full), write the tables
 	$(BIN)/python benchmarks/run.py --mode $(MODE)
@@ -41,12 +61,12 @@ build: $(VENV)/.tools ## compile what changed in C++, in seconds (the first time
 lint: $(VENV)/.dev ## check style: ruff, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) $(NATIVE)
 
 format: $(VENV)/.dev ## put everything into that style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_SOURCES)
+	$(BIN)/clang-format -i $(CXX_SOURCES) $(NATIVE)
 
 clean: ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
@@ -71,6 +91,24 @@ $(VENV)/.tools: $(VENV)/.venv
 $(VENV)/.test: $(VENV)/.built
 	$(PIP) 'tilegrad[test]'
 	@touch $@
+
+# An environment of its own for the instrumented modules: it borrows the packages of $(VENV), but not
+# the editable install there.
+$(ASAN)/.venv: $(VENV)/.test $(VENV)/.tools
+	$(BIN)/python -m venv --without-pip $(ASAN)
+	$(BIN)/python -c '$(PURELIB)' >$$($(ASAN)/bin/python -c '$(PURELIB)')/packages.pth
+	@touch $@
+
+.PHONY: $(ASAN)/.built
+$(ASAN)/.built: $(ASAN)/.venv
+	$(BIN)/cmake -S . -B $(ASAN)/cmake -DTILEGRAD_SANITIZE=address,undefined \
+	  -DSKBUILD_PROJECT_NAME=tilegrad -DSKBUILD_PROJECT_VERSION=0 \
+	  -DPython_EXECUTABLE=$$($(BIN)/python -c 'import sys; print(sys.executable)') \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) >$(ASAN)/cmake.log
+	$(BIN)/cmake --build $(ASAN)/cmake
+	site=$$($(ASAN)/bin/python -c '$(PURELIB)') && rm -rf $$site/tilegrad && \
+	  cp -R python/tilegrad $$site && rm -f $$site/tilegrad/_cpu_*.so && \
+	  $(BIN)/cmake --install $(ASAN)/cmake --prefix $$site >>$(ASAN)/cmake.log
 
 $(VENV)/.bench: $(VENV)/.built
 	$(PIP) 'tilegrad[bench]'

@@ -52,7 +52,7 @@ def run(callback, values, monitor="val_loss", start=0):
     [
         *("Callback", "CallbackList", "History", "EarlyStopping", "ModelCheckpoint", "CSVLogger"),
         *("LearningRateScheduler", "ReduceLROnPlateau", "TerminateOnNaN", "LambdaCallback"),
-        "ProgbarLogger",
+        *("ProgbarLogger", "BackupAndRestore"),
     ],
 )
 def test_signature_is_that_of_keras(name, keras_oracle):

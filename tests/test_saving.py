@@ -260,7 +260,7 @@ def test_failure_leaves_the_old_file(tmp_path, monkeypatch, stage):
         raise OSError(28, "No space left on device")
 
     owner, name = {
-        "write": (files.safetensors.numpy, "save_file"),
+        "write": (files.safetensors.numpy, "save"),
         "flush": (files.os, "fsync"),
         "rename": (files.os, "replace"),
     }[stage]

@@ -1,29 +1,29 @@
 #include "memory.h"
 
-#include <sys/mman.h>
+#include <pthread.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <utility>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(address, bytes)
+#endif
+
 namespace tilegrad {
 namespace {
 
 constexpr size_t alignment = 64;
 
-constexpr size_t huge_page = size_t{1} << 21;
-
-// Large blocks ask for huge pages: an image of 16 MiB would need all of a core's TLB otherwise.
 void* allocate(size_t bytes) {
-  const size_t unit = bytes >= huge_page ? huge_page : alignment;
-  const size_t size = (bytes + alignment - 1) / alignment * alignment;
-  void* block = nullptr;
-  if (posix_memalign(&block, unit, size) != 0) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-  if (unit == huge_page) madvise(block, size / huge_page * huge_page, MADV_HUGEPAGE);
-#endif
+  void* block = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  if (block == nullptr) throw std::bad_alloc();
   return block;
 }
 
@@ -50,9 +50,15 @@ struct Pool {
   FreeBlock* free[class_count] = {};
 };
 
-// Never destroyed: arrays may be freed after this library's static destructors ran.
+// Never destroyed: arrays may be freed after this library's static destructors ran. A fork waits
+// until no other thread is inside, since the child would wait for that thread forever.
 Pool& pool() {
-  static Pool* const instance = new Pool;
+  static Pool* const instance = [] {
+    static Pool* const made = new Pool;
+    const auto unlock = [] { made->mutex.unlock(); };
+    pthread_atfork([] { made->mutex.lock(); }, unlock, unlock);
+    return made;
+  }();
   return *instance;
 }
 
@@ -67,17 +73,24 @@ void* pool_take(size_t bytes) {
   {
     std::lock_guard<std::mutex> lock(pool().mutex);
     FreeBlock*& first = pool().free[c];
-    if (first != nullptr) return std::exchange(first, first->next);
+    if (first != nullptr) {
+      ASAN_UNPOISON_MEMORY_REGION(first, std::max(bytes, sizeof(FreeBlock)));
+      return std::exchange(first, first->next);
+    }
   }
   void* block = static_cast<char*>(allocate(class_bytes(c) + alignment)) + alignment;
   header(block) = c;
+  ASAN_POISON_MEMORY_REGION(static_cast<char*>(block) + bytes, class_bytes(c) - bytes);
   return block;
 }
 
 void pool_give(void* block) noexcept {
   std::lock_guard<std::mutex> lock(pool().mutex);
-  FreeBlock*& first = pool().free[header(block)];
+  const int c = header(block);
+  FreeBlock*& first = pool().free[c];
+  ASAN_UNPOISON_MEMORY_REGION(block, sizeof(FreeBlock));
   first = new (block) FreeBlock{first};
+  ASAN_POISON_MEMORY_REGION(block, class_bytes(c));
 }
 
 size_t pool_trim() noexcept {
@@ -85,6 +98,7 @@ size_t pool_trim() noexcept {
   size_t freed = 0;
   for (int c = 0; c < class_count; ++c) {
     while (FreeBlock* block = pool().free[c]) {
+      ASAN_UNPOISON_MEMORY_REGION(block, class_bytes(c));
       pool().free[c] = block->next;
       std::free(reinterpret_cast<char*>(block) - alignment);
       freed += class_bytes(c);
@@ -105,6 +119,9 @@ void* workspace(int64_t bytes) {
     block.reset(allocate(static_cast<size_t>(bytes)));
     capacity = bytes;
   }
+  ASAN_UNPOISON_MEMORY_REGION(block.get(), static_cast<size_t>(bytes));
+  ASAN_POISON_MEMORY_REGION(static_cast<char*>(block.get()) + bytes,
+                            static_cast<size_t>(capacity - bytes));
   return block.get();
 }
 

@@ -11,7 +11,7 @@ import os
 import string
 import warnings
 
-from .saving.files import check_suffix, check_writable
+from .saving.files import check_suffix, check_writable, delete
 from .utils.progbar import Progbar, is_live
 
 _BATCH_HOOKS = tuple(
@@ -33,11 +33,15 @@ class Callback:
     Attributes:
         params: dict with ``verbose``, ``epochs`` and ``steps``.
         model: the model being trained; set ``model.stop_training = True`` to end after this batch.
+        resumed: names of the attributes that `BackupAndRestore` keeps for a resumed run: numbers,
+            arrays, and lists and dicts of them.
 
     >>> class Announce(Callback):
     ...     def on_epoch_end(self, epoch, logs=None):
     ...         print(epoch, sorted(logs))
     """
+
+    resumed = ()
 
     def __init__(self):
         self.params = None
@@ -128,6 +132,8 @@ class CallbackList(Callback):
             self.callbacks.append(History())
         if add_progbar and self._find(ProgbarLogger) is None:
             self.callbacks.append(ProgbarLogger())
+        # A backup comes last, when the others have seen the batch or the epoch that it is of.
+        self.callbacks.sort(key=lambda callback: isinstance(callback, BackupAndRestore))
         self._select_listeners()
         if model is not None:
             self.set_model(model)
@@ -237,6 +243,8 @@ class History(Callback):
         history: dict of lists, ``{"accuracy": [...], "loss": [...], "val_loss": [...]}``.
         epoch: the indices of the epochs.
     """
+
+    resumed = ("history", "epoch")
 
     def __init__(self):
         super().__init__()
@@ -447,6 +455,8 @@ class EarlyStopping(MonitorCallback):
         start_from_epoch: epochs before this one are ignored.
     """
 
+    resumed = ("wait", "stopped_epoch", "best", "best_weights", "best_epoch")
+
     def __init__(
         self,
         monitor="val_loss",
@@ -511,7 +521,133 @@ class EarlyStopping(MonitorCallback):
             self.model.set_weights(self.best_weights)
 
 
-class ModelCheckpoint(MonitorCallback):
+class _SavesByBatches(Callback):
+    """What `save_freq`, "epoch" or a number of batches, means."""
+
+    def _set_save_freq(self, save_freq):
+        if save_freq != "epoch" and (
+            isinstance(save_freq, bool) or not isinstance(save_freq, int) or save_freq < 1
+        ):
+            raise ValueError(
+                f"{type(self).__name__}: expected save_freq to be 'epoch' or a number of batches, "
+                f"got {save_freq!r}"
+            )
+        self.save_freq = save_freq
+        self._batches_since_save = 0
+        self._last_batch = None
+
+    def _is_due(self, batch):
+        """Whether `save_freq` batches were trained since the last save; called for every batch."""
+        if self.save_freq == "epoch":
+            return False
+        if self._last_batch is None or batch <= self._last_batch:
+            self._batches_since_save += batch + 1
+        else:
+            self._batches_since_save += batch - self._last_batch
+        self._last_batch = batch
+        if self._batches_since_save < self.save_freq:
+            return False
+        self._batches_since_save = 0
+        return True
+
+
+class BackupAndRestore(_SavesByBatches):
+    """Keep the state of `fit` in a folder; the same script, started again, goes on from there.
+
+    The resumed run computes the same bits as one that was never stopped, however it was stopped:
+    the backup holds weights, optimizer, the position in the data, the state of everything random
+    (`keras.utils.set_random_seed`), dropout's seeds, the running metrics, the history, and the
+    `resumed` attributes of the other callbacks. It is one file, replaced in one step. A dataset
+    that keeps a state of its own between epochs must restore it itself.
+
+    Args:
+        backup_dir: a folder for this run alone; made if missing.
+        save_freq: "epoch", or a number of batches: then a run goes on in the middle of an epoch.
+        double_checkpoint: keep the backup before the last one too, and fall back on it should the
+            last one be damaged.
+        delete_checkpoint: delete the backup when training is complete.
+
+    Raises:
+        ValueError: an empty `backup_dir`, another `save_freq`; at the beginning of training, a
+            backup that is damaged or belongs to another model.
+        OSError: before training starts, if the folder cannot be written.
+
+    >>> import tempfile
+    >>> from tilegrad import keras
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> class PowerCut(Callback):
+    ...     def on_epoch_begin(self, epoch, logs=None):
+    ...         if epoch == 2:
+    ...             raise RuntimeError("no power")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data = {"x": [[1.0, 2.0]], "y": [[3.0]], "epochs": 5, "verbose": 0}
+    ...     try:
+    ...         model.fit(**data, callbacks=[BackupAndRestore(folder + "/backup"), PowerCut()])
+    ...     except RuntimeError as error:
+    ...         print(error)
+    ...     model.fit(**data, callbacks=[BackupAndRestore(folder + "/backup")]).epoch
+    no power
+    [0, 1, 2, 3, 4]
+    """
+
+    resumed = ("_batches_since_save", "_last_batch")
+
+    def __init__(
+        self, backup_dir, save_freq="epoch", double_checkpoint=False, delete_checkpoint=True
+    ):
+        super().__init__()
+        if not backup_dir:
+            raise ValueError(f"BackupAndRestore: expected backup_dir, got {backup_dir!r}")
+        self._set_save_freq(save_freq)
+        self.backup_dir = os.fsdecode(backup_dir)
+        self.double_checkpoint = double_checkpoint
+        self.delete_checkpoint = delete_checkpoint
+        self._latest = os.path.join(self.backup_dir, "latest.safetensors")
+        self._previous = os.path.join(self.backup_dir, "previous.safetensors")
+        self._epoch = 0
+
+    def on_train_begin(self, logs=None):
+        check_writable(self._latest)
+        run = self.model._run
+        if os.path.exists(self._latest):
+            try:
+                run.restore(self._latest)
+                return
+            except ValueError:
+                if not os.path.exists(self._previous):
+                    raise
+        if os.path.exists(self._previous):
+            run.restore(self._previous)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._is_due(batch):
+            self._save(self._epoch, batch + 1, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.save_freq == "epoch":
+            self._save(epoch + 1)
+
+    def on_train_end(self, logs=None):
+        if self.delete_checkpoint:
+            delete(self._latest)
+            delete(self._previous)
+            with contextlib.suppress(OSError):  # somebody else's files are in it
+                os.rmdir(self.backup_dir)
+
+    def _save(self, epoch, done=0, logs=None):
+        if self.model.stop_training:
+            return  # the run ends now; one resumed from the last backup comes to the same end
+        os.makedirs(self.backup_dir, exist_ok=True)
+        if self.double_checkpoint and os.path.exists(self._latest):
+            os.replace(self._latest, self._previous)
+        self.model._run.save(self._latest, epoch, done, logs)
+
+
+class ModelCheckpoint(MonitorCallback, _SavesByBatches):
     """Save the model, or its weights, while it trains.
 
     Args:
@@ -529,6 +665,8 @@ class ModelCheckpoint(MonitorCallback):
         ValueError: a suffix or a `save_freq` of another kind.
         OSError: before training starts, if the folder cannot be written.
     """
+
+    resumed = ("best", "_batches_since_save", "_last_batch")
 
     def __init__(
         self,
@@ -554,17 +692,8 @@ class ModelCheckpoint(MonitorCallback):
         self.verbose = verbose
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only
-        self.save_freq = save_freq
-        if save_freq != "epoch" and (
-            isinstance(save_freq, bool) or not isinstance(save_freq, int) or save_freq < 1
-        ):
-            raise ValueError(
-                "ModelCheckpoint: expected save_freq to be 'epoch' or a number of batches, "
-                f"got {save_freq!r}"
-            )
+        self._set_save_freq(save_freq)
         self._current_epoch = 0
-        self._batches_since_save = 0
-        self._last_batch = None
 
     def on_train_begin(self, logs=None):
         if "{" not in os.path.dirname(self.filepath):
@@ -574,15 +703,7 @@ class ModelCheckpoint(MonitorCallback):
         self._current_epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.save_freq == "epoch":
-            return
-        if self._last_batch is None or batch <= self._last_batch:
-            self._batches_since_save += batch + 1
-        else:
-            self._batches_since_save += batch - self._last_batch
-        self._last_batch = batch
-        if self._batches_since_save >= self.save_freq:
-            self._batches_since_save = 0
+        if self._is_due(batch):
             self._save(self._current_epoch, batch, logs)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -745,6 +866,8 @@ class ReduceLROnPlateau(MonitorCallback):
     Raises:
         ValueError: `factor` is 1 or more.
     """
+
+    resumed = ("best", "cooldown_counter", "wait")
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from ...autograd import no_grad
 from ...tensor import Tensor
 from .. import activations, initializers, regularizers
 from ..naming import auto_name
+from ..utils.interrupts import uninterrupted
 from ..variable import Variable
 from . import deferred
 
@@ -496,8 +497,9 @@ class Layer:
                     f"{self._label()} set_weights: expected {variable.path} as numbers of shape "
                     f"{variable.shape}, got {value.dtype} of shape {value.shape}"
                 )
-        for variable, value in zip(variables, weights, strict=True):
-            variable.assign(value)
+        with uninterrupted():
+            for variable, value in zip(variables, weights, strict=True):
+                variable.assign(value)
 
     def count_params(self) -> int:
         """How many numbers the weights hold.

@@ -18,6 +18,7 @@ from ... import backend
 from ...tensor import Tensor
 from ..random import generator
 from ..utils.dataset import pack_x_y_sample_weight, prefetch, unpack_x_y_sample_weight
+from ..utils.seed import get_random_state, set_random_state
 
 
 def map_structure(function, data):
@@ -299,6 +300,8 @@ class EpochIterator:
         self._batches = None
         self._dealt = 0
         self._peeked = None
+        self._skipped = 0  # of the epoch that begins, by `seek`
+        self._random = None  # the state of everything random when the pass began
 
     @property
     def num_batches(self):
@@ -309,16 +312,50 @@ class EpochIterator:
         """The first batch, which the next epoch will still receive."""
         if self._peeked is None:
             if self._batches is None:
-                self._batches, self._dealt = iter(self.adapter), 0
+                self._begin_pass()
             self._peeked = next(self._batches, None)
         return self._peeked
 
+    def _begin_pass(self):
+        self._random = get_random_state()
+        self._batches, self._dealt = iter(self.adapter), 0
+
+    def position(self):
+        """How far the batches were dealt, for `seek`; None at the end of a pass."""
+        if self._batches is None:
+            return None
+        return {"dealt": self._dealt, "random": self._random}
+
+    def seek(self, position, done):
+        """Go to where another iterator over the same data was.
+
+        What can be read again is read again, in the order of that pass; a generator is taken to
+        begin as it did then. Everything random is in another state afterwards.
+
+        Args:
+            position: what `position` returned.
+            done: how many batches of the epoch were dealt by then.
+        """
+        peeked, self._peeked, self._skipped = self._peeked, None, done
+        if position is None:
+            self._batches = None
+            return
+        ahead = position["dealt"]
+        if hasattr(getattr(self.adapter, "source", None), "__next__"):
+            ahead -= peeked is not None
+        else:
+            set_random_state(position["random"])
+            self._begin_pass()
+        self._dealt, self._random = position["dealt"], position["random"]
+        for _ in itertools.islice(self._batches, ahead):
+            pass
+
     def __iter__(self):
         self.adapter.on_epoch_begin()
-        if self._batches is None or (self.restart and self._peeked is None):
-            self._batches, self._dealt = iter(self.adapter), 0
+        done, self._skipped = self._skipped, 0
+        if self._batches is None or (self.restart and self._peeked is None and done == 0):
+            self._begin_pass()
         limit = self.num_batches
-        done = 0
         while limit is None or done < limit:
             batch, self._peeked = self._peeked, None
             if batch is None:

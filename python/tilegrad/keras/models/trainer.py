@@ -12,6 +12,7 @@ from ...tensor import Tensor
 from .. import metrics as metrics_module
 from .. import optimizers
 from ..callbacks import CallbackList, pythonify_logs
+from ..saving.training import Run
 from ..utils.dataset import unpack_x_y_sample_weight
 from .compile_utils import CompileLoss, CompileMetrics
 from .data_adapter import (
@@ -54,6 +55,7 @@ class Trainer:
     jit_compile = False
     steps_per_execution = 1
     _plan = None
+    _run = None
     _compile_loss = None
     _compile_metrics = None
     _loss_tracker = None
@@ -361,17 +363,18 @@ class Trainer:
                 validation_steps,
                 restart=True,
             )
-        outer_plan = self._plan
+        outer_plan, outer_run = self._plan, self._run
         self._prepare(_first_batch(iterator, "fit"), train=True)
         callbacks = self._callback_list(callbacks, verbose, iterator, epochs, add_history=True)
         self.stop_training = False
         logs = {}
+        run = self._run = Run(self, iterator, callbacks, initial_epoch)
         try:
             callbacks.on_train_begin()
-            for epoch in range(initial_epoch, epochs):
+            for epoch in range(run.epoch, epochs):
                 self.reset_metrics()
                 callbacks.on_epoch_begin(epoch)
-                steps, logs = self._train_epoch(iterator, callbacks)
+                steps, logs = self._train_epoch(iterator, callbacks, *run.begin_epoch())
                 if steps == 0:
                     break
                 if validation is not None and _due(epoch, validation_freq):
@@ -387,7 +390,7 @@ class Trainer:
             callbacks.close()
             raise
         finally:
-            self._plan = outer_plan
+            self._plan, self._run = outer_plan, outer_run
         return self.history
 
     def _callback_list(self, callbacks, verbose, iterator, epochs=1, add_history=False):
@@ -403,10 +406,13 @@ class Trainer:
             steps=iterator.num_batches,
         )
 
-    def _train_epoch(self, iterator, callbacks):
-        """One epoch of training: the number of its steps and its final values."""
+    def _train_epoch(self, iterator, callbacks, done, logs):
+        """The rest of an epoch of which `done` steps are made, with running values `logs`.
+
+        Returns:
+            The number of the epoch's steps and its final values.
+        """
         group = self.steps_per_execution
-        done, logs = 0, {}
         for data in iterator:
             if done % group == 0:
                 callbacks.on_train_batch_begin(done)

@@ -12,6 +12,7 @@ from ... import backend
 from ...tensor import Tensor
 from .. import initializers
 from ..naming import auto_name
+from ..utils.interrupts import uninterrupted
 from ..variable import Variable
 from . import schedules
 
@@ -289,11 +290,12 @@ class Optimizer:
             if unknown:
                 raise ValueError(f"{self.name}: built without the variables {', '.join(unknown)}")
             index = [self._index[v] for v in variables]
-        if variables:
-            self._step(variables, arrays, index)
-        if self.use_ema:
-            self._average()
-        self._iterations.data[...] += 1
+        with uninterrupted():
+            if variables:
+                self._step(variables, arrays, index)
+            if self.use_ema:
+                self._average()
+            self._iterations.data[...] += 1
 
     def apply_gradients(self, grads_and_vars) -> None:
         """`apply` for (gradient, variable) pairs."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import json
 import os
 import secrets
 import tempfile
+import time
 
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
+
+from ..utils.interrupts import uninterrupted
 
 SUFFIX = ".safetensors"
 _FOREIGN = (".weights.h5", ".h5", ".hdf5", ".keras")
@@ -60,7 +65,7 @@ def write(path, tensors, metadata) -> None:
     """Write a safetensors file so that `path` holds either its old content or all of the new one.
 
     The file is made complete under a temporary name in the same folder, flushed to the disk and
-    only then renamed.
+    only then renamed. What a killed writer left there is deleted by a later write.
 
     Args:
         path: where to; a symbolic link is followed.
@@ -77,26 +82,50 @@ def write(path, tensors, metadata) -> None:
         raise IsADirectoryError(f"cannot write {path!r}: it is a folder")
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
     try:
-        # Made here first: for an OSError of the right kind, and for permissions as the umask says,
-        # which the library would leave at 0600.
-        with open(temporary, "xb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-        safetensors.numpy.save_file(
-            {key: np.asarray(value, order="C") for key, value in tensors.items()},
-            temporary,
-            metadata,
+        content = safetensors.numpy.save(
+            {key: np.asarray(value, order="C") for key, value in tensors.items()}, metadata
         )
-        os.chmod(temporary, mode)
-        _flush(temporary)
-        os.replace(temporary, target)
-        _flush_folder(folder)
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path!r}: {error}") from error
+        with uninterrupted():
+            _write_and_rename(content, temporary, target)
+            _delete_leftovers(target)
     except OSError as error:
         raise type(error)(f"cannot write {path!r}: {error.strerror or error}") from error
-    finally:
+
+
+def _write_and_rename(content, temporary, target) -> None:
+    try:
+        with open(temporary, "xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, target)
+        _flush_folder(os.path.dirname(target))
+    except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        raise
+
+
+def delete(path) -> None:
+    """Delete what `write` made at `path`, if anything, and what killed writers left beside it."""
+    target = os.path.realpath(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(target)
+    _delete_leftovers(target, age=0)
+
+
+def _delete_leftovers(target, age=60) -> None:
+    """Delete the temporary files of killed writers: a live one holds a lock, once it has begun.
+
+    Files younger than `age` seconds stay, since their writer may be about to take the lock.
+    """
+    folder, name = os.path.split(target)
+    for path in glob.glob(os.path.join(glob.escape(folder), f".{glob.escape(name)}.*.tmp")):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(file.fileno()).st_mtime >= age:
+                os.unlink(path)
 
 
 def read(path):
@@ -121,14 +150,6 @@ def read(path):
             f"that are not one ({error})"
         ) from error
     return tensors, metadata
-
-
-def _flush(path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _flush_folder(folder) -> None:

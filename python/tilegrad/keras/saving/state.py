@@ -18,6 +18,7 @@ import numpy as np
 from .. import losses, metrics, optimizers
 from ..layers import InputLayer
 from ..naming import to_snake_case
+from ..utils.interrupts import uninterrupted
 from .files import check_suffix, read, write
 
 FORMAT_VERSION = 1
@@ -64,7 +65,7 @@ def save_weights(model, filepath, overwrite=True):
     """Write the weights of `model`; see `Model.save_weights`."""
     path = _target(filepath, overwrite, "save_weights")
     _require_built(model, "save_weights")
-    write(path, _arrays(named_weights(model)), _metadata("weights"))
+    write(path, _arrays(named_weights(model)), format_metadata("weights"))
 
 
 def load_weights(model, filepath, skip_mismatch=False):
@@ -72,8 +73,8 @@ def load_weights(model, filepath, skip_mismatch=False):
     path = check_suffix(filepath, "load_weights")
     _require_built(model, "load_weights")
     tensors, metadata = read(path)
-    _check_format(path, metadata)
-    _assign(model, path, tensors, skip_mismatch)
+    check_format(path, metadata)
+    assign(model, path, _weights_in(tensors), skip_mismatch)
     optimizer = model.optimizer
     if optimizer is not None and "optimizer" in metadata:
         saved = _json(path, metadata, "optimizer")
@@ -88,7 +89,7 @@ def save_model(model, filepath, overwrite=True):
     path = _target(filepath, overwrite, "save")
     _require_built(model, "save")
     tensors = _arrays(named_weights(model))
-    metadata = _metadata("model")
+    metadata = format_metadata("model")
     if type(model) is Sequential:
         metadata["config"] = json.dumps(model.get_config())
         arguments = _compile_config(model)
@@ -116,7 +117,7 @@ def load_model(filepath, custom_objects=None, compile=True):
 
     path = check_suffix(filepath, "load_model")
     tensors, metadata = read(path)
-    _check_format(path, metadata)
+    check_format(path, metadata)
     if "config" not in metadata:
         raise ValueError(
             f"load_model: expected a file that Sequential.save wrote, got {path!r} with "
@@ -133,7 +134,7 @@ def load_model(filepath, custom_objects=None, compile=True):
             f"load_model: {path!r} holds a configuration of no model: {error}"
         ) from error
     if model.built:
-        _assign(model, path, tensors, skip_mismatch=False)
+        assign(model, path, _weights_in(tensors))
     if compile and "compile" in metadata:
         _compile(model, path, _json(path, metadata, "compile"))
         if "optimizer" in metadata:
@@ -148,10 +149,23 @@ def _arrays(variables):
     return {name: variable.data for name, variable in variables.items()}
 
 
-def _assign(model, path, tensors, skip_mismatch):
-    """Copy `tensors` into the model's variables, all or (unless `skip_mismatch`) none."""
+def _weights_in(tensors):
+    return {name: value for name, value in tensors.items() if not name.startswith(_OPTIMIZER)}
+
+
+def assign(model, path, stored, skip_mismatch=False):
+    """Copy `stored` into the model's variables, all or (unless `skip_mismatch`) none.
+
+    Args:
+        model: the model.
+        path: where `stored` comes from, for errors.
+        stored: dict from the names of `named_weights` to arrays.
+        skip_mismatch: True warns of what does not fit, and takes the rest.
+
+    Raises:
+        ValueError: names, shapes or dtypes differ.
+    """
     variables = named_weights(model)
-    stored = {name: value for name, value in tensors.items() if not name.startswith(_OPTIMIZER)}
     problems = [f"{name} is missing" for name in variables if name not in stored]
     problems += [f"{name} belongs to no layer" for name in stored if name not in variables]
     fitting = {}
@@ -171,8 +185,9 @@ def _assign(model, path, tensors, skip_mismatch):
         if not skip_mismatch:
             raise ValueError(f"{path!r} does not fit model '{model.name}': {text}")
         warnings.warn(f"{path!r}: skipped what does not fit: {text}", stacklevel=4)
-    for name, value in fitting.items():
-        variables[name].assign(value)
+    with uninterrupted():
+        for name, value in fitting.items():
+            variables[name].assign(value)
 
 
 def _require_built(model, what):
@@ -228,9 +243,10 @@ def _restore_optimizer(model, path, tensors, saved):
             optimizer.learning_rate = rate
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path!r}: the optimizer's learning rate: {error}") from error
-    for array, value in pairs:
-        np.copyto(array, value)
-    optimizer._iterations.assign(iterations)
+    with uninterrupted():
+        for array, value in pairs:
+            np.copyto(array, value)
+        optimizer._iterations.assign(iterations)
 
 
 # -- configuration ---------------------------------------------------------------------------------
@@ -300,11 +316,13 @@ def _revive(module, identifier):
 # -- format ----------------------------------------------------------------------------------------
 
 
-def _metadata(content):
+def format_metadata(content):
+    """What every file's metadata begin with; `content` is "weights", "model" or "training"."""
     return {"format": "tilegrad", "format_version": str(FORMAT_VERSION), "content": content}
 
 
-def _check_format(path, metadata):
+def check_format(path, metadata):
+    """Raise a ValueError for a file of another format or a later version."""
     version = metadata.get("format_version", "1")
     if metadata.get("format", "tilegrad") in ("tilegrad", "np", "pt") and version == str(
         FORMAT_VERSION
