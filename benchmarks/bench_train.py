@@ -190,9 +190,8 @@ def measure(case: str, contenders: dict, rounds: int, count: int, threads: int) 
             else:
                 running[contender] = process
         answers: dict[str, list] = {contender: [] for contender in running}
-        turns = list(running.items())
         for turn in range(rounds):
-            for contender, process in turns:
+            for contender, process in running.items():
                 answer = process.epoch()
                 answers[contender].append(answer)
                 print(
@@ -201,7 +200,6 @@ def measure(case: str, contenders: dict, rounds: int, count: int, threads: int) 
                     flush=True,
                 )
             check_losses({contender: a[-1]["loss"] for contender, a in answers.items()})
-            turns.reverse()
     ours = [a["seconds"] for a in answers[OURS]]
     for contender, given in answers.items():
         seconds = [a["seconds"] for a in given]

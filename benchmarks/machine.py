@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 PACKAGES = ("numpy", "torch", "tensorflow", "keras", "jax")
@@ -68,17 +69,38 @@ class Roof:
         self._library.roof_flops.restype = ctypes.c_double
         self._library.roof_bytes.restype = ctypes.c_double
 
-    @functools.cache  # noqa: B019  (one roof lives as long as the run)
+        self._flops: dict[int, float] = {}
+
+    def _probe(self, threads: int) -> float:
+        """FLOP/s over a millisecond or two."""
+        rate = self._library.roof_flops(threads, ctypes.c_long(1_000_000))
+        self._flops[threads] = max(rate, self._flops.get(threads, 0.0))
+        return rate
+
     def flops(self, threads: int) -> float:
-        """Best FLOP/s of `threads` threads."""
-        steps = ctypes.c_long(10_000_000)
-        return max(self._library.roof_flops(threads, steps) for _ in range(5))
+        """Best FLOP/s of `threads` threads so far."""
+        if threads not in self._flops:
+            for _ in range(200):
+                self._probe(threads)
+        return self._flops[threads]
+
+    def reached(self, threads: int, patience: float = 0.1) -> bool:
+        """Whether `threads` threads have 85% of their roof now, or within `patience` seconds.
+
+        They have not while OpenMP's threads spin after a peer's last call, while somebody else
+        computes, or while a virtual machine's cores share one core of the host.
+        """
+        least, deadline = 0.85 * self.flops(threads), time.perf_counter() + patience
+        while self._probe(threads) < least:
+            if time.perf_counter() > deadline:
+                return False
+        return True
 
     def bytes(self, threads: int, working_set: int) -> float:
         """Best bytes/s of `threads` threads over `working_set` bytes, rounded to a power of 2."""
         return self._bytes(threads, max(2**12, 2 ** round(working_set - 1).bit_length()))
 
-    @functools.cache  # noqa: B019
+    @functools.cache  # noqa: B019  (one roof lives as long as the run)
     def _bytes(self, threads: int, size: int) -> float:
         floats = size // (12 * threads)
         repeats = max(2, 2**28 // size)

@@ -95,9 +95,10 @@ def kernels(results: dict) -> str:
     for r in results["rows"]:
         rate = r["flops"] or r["bytes"]
         unit = "GFLOP/s" if r["flops"] else "GB/s"
-        peer = [ABSENT] * 2
+        peer = [ABSENT] * 3
         if r["peer"]:
-            peer = [f"{duration(r['peer_seconds'])} ({r['peer']})", f"{r['ratio']:.2f}"]
+            peer = [f"{duration(r['peer_seconds'])} ({r['peer']})"]
+            peer += [f"{r[key]:.2f}" for key in ("ratio", "best_ratio")]
         lines.append(
             [
                 f"`{r['kernel']}` {r['shape']}",
@@ -108,7 +109,8 @@ def kernels(results: dict) -> str:
                 *peer,
             ]
         )
-    head = ["kernel", "threads", "time", "speed", "of the roof", "PyTorch", "PyTorch / tilegrad"]
+    head = ["kernel", "threads", "time", "speed", "of the roof", "PyTorch"]
+    head += ["PyTorch / tilegrad", "best / best"]
     return table(head, lines)
 
 

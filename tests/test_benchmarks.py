@@ -15,6 +15,7 @@ if not BENCHMARKS.is_dir():
 sys.path.insert(0, str(BENCHMARKS))
 
 import bench_train  # noqa: E402
+import harness  # noqa: E402
 import machine  # noqa: E402
 import networks  # noqa: E402
 import report  # noqa: E402
@@ -86,6 +87,11 @@ def aliasing(y, a, b):
     b[...] = y
 
 
+@pytest.fixture(autouse=True)
+def short_warm_up(monkeypatch):
+    monkeypatch.setattr(harness, "AWAKE", 0)
+
+
 # --- proofs ---------------------------------------------------------------------------------------
 
 
@@ -150,6 +156,21 @@ def test_a_reference_that_proves_nothing_is_refused(value):
         prove(contender(honest), empty)
 
 
+def test_a_pure_reference_is_computed_once_and_never_grows_lenient():
+    asked = []
+
+    def compute(calls):
+        asked.append(calls)
+        return [RIGHT]
+
+    reference = Reference(compute, length=17)
+    take_turns([contender(honest, "a"), contender(honest, "b")], reference, 2, 1e-4)
+    assert asked == [1]
+    off = RIGHT + 2 * harness.UNITS * harness.EPS * np.sqrt(17) * np.abs(RIGHT).max()
+    with pytest.raises(NotProvedError):
+        reference.compare("suspect", [off.astype(np.float32)], calls=1000)
+
+
 def test_integer_outputs_must_be_equal():
     index = np.zeros(5, np.uint8)
     right = Reference(lambda calls: [np.arange(5)])
@@ -177,7 +198,7 @@ def counting(step):
 
 
 def test_state_is_put_back_and_the_calls_are_counted():
-    right = Reference(lambda calls: [np.full(7, 1.0 + calls)])
+    right = Reference(lambda calls: [np.full(7, 1.0 + calls)], in_place=True)
     take_turns([counting(lambda w: 1)], right, 2, 1e-4)
     with pytest.raises(NotProvedError):
         take_turns([counting(lambda w: 1 if w[0] < 2 else 0)], right, 2, 1e-4)
@@ -187,7 +208,7 @@ def test_state_is_put_back_and_the_calls_are_counted():
 
 
 def test_contenders_take_turns():
-    """After proofs and calibration the order is a b, b a, a b."""
+    """After proofs and calibration each turn is a call to wake up and a timed one."""
     log = []
 
     def logged(name, y, a, b):
@@ -197,7 +218,24 @@ def test_contenders_take_turns():
     pair = [contender(functools.partial(logged, name), name) for name in "ab"]
     times = take_turns(pair, REFERENCE, 3, 1e-9)
     assert [len(times[name]) for name in "ab"] == [3, 3]
-    assert "".join(log[-12:]) == "aabb" + "bbaa" + "aabb"
+    assert "".join(log[-12:]) == "aabb" * 3
+
+
+def test_a_turn_on_a_disturbed_machine_is_taken_again():
+    calls = 0
+
+    def counted(y, a, b):
+        nonlocal calls
+        calls += 1
+        honest(y, a, b)
+
+    # before and after each attempt: disturbed before, disturbed after, then good
+    answers = iter([False, True, True, False, True, True])
+    turn(contender(counted), REFERENCE, 3, ready=lambda: next(answers))
+    assert calls == 3 * (1 + 3)
+    calls = 0
+    turn(contender(counted), REFERENCE, 3, ready=lambda: False)
+    assert calls == harness.ATTEMPTS * (1 + 3)
 
 
 def test_ratio_is_the_median_of_paired_ratios():
@@ -247,6 +285,16 @@ def test_working_sets_are_rounded_to_powers_of_two(monkeypatch):
     assert asked == [2**12, 2**13, 2**20, 2**21]
 
 
+def test_a_slow_machine_has_not_reached_its_roof(monkeypatch):
+    roof = object.__new__(machine.Roof)
+    roof._flops = {1: 100.0}
+    rates = iter([50.0, 84.0, 86.0])
+    monkeypatch.setattr(roof, "_probe", lambda threads: next(rates), raising=False)
+    assert roof.reached(1, patience=60)
+    monkeypatch.setattr(roof, "_probe", lambda threads: 84.0, raising=False)
+    assert not roof.reached(1, patience=0)
+
+
 def test_the_nearer_roof_binds(monkeypatch):
     roof = object.__new__(machine.Roof)
     monkeypatch.setattr(roof, "flops", lambda threads: 100.0, raising=False)
@@ -284,7 +332,7 @@ KERNEL = {
     "roof_share": 0.9,
     "bound": "FLOP",
 }
-WITH_PEER = KERNEL | {"peer": "mm", "peer_seconds": 0.00246, "ratio": 2.0}
+WITH_PEER = KERNEL | {"peer": "mm", "peer_seconds": 0.00246, "ratio": 2.0, "best_ratio": 2.1}
 KERNELS = {"machine": HEADER, "rows": [WITH_PEER, KERNEL | {"peer": None}]}
 STEADY = {
     "machine": HEADER,
@@ -300,8 +348,8 @@ def test_tables_name_absent_contenders():
     assert "| tilegrad fit | 1.50 s (1.00) |" in report.train(TRAIN)
     assert "| PyTorch | not installed |" in report.memory(TRAIN)
     lines = report.kernels(KERNELS).splitlines()
-    assert "| 90% FLOP | 2.46 ms (mm) | 2.00 |" in lines[2]
-    assert lines[3].endswith("| not installed | not installed |")
+    assert "| 90% FLOP | 2.46 ms (mm) | 2.00 | 2.10 |" in lines[2]
+    assert lines[3].endswith("| not installed | not installed | not installed |")
     assert "torch absent" in report.machine_line(KERNELS)
     alone = {"machine": HEADER, "rows": [KERNEL | {"peer": None}]}
     assert report.summary(alone).endswith("| 90% | not installed | not installed | not installed |")

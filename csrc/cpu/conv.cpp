@@ -268,6 +268,9 @@ Gather forward_gather(float* y, const float* x, const float* arranged, const Con
 
 }  // namespace
 
+// With more channels, rows of a tile share their lines, and borders are worth a table.
+constexpr int64_t direct_dw_channels = 8;
+
 DwPlan plan_dw(const Conv2dShape& s) {
   const int64_t rows = s.kh * s.kw * (s.c / s.groups), lines = s.n * s.oh;
   const int64_t row_chunks = chunk_count(rows, row_block);
@@ -284,6 +287,9 @@ DwPlan plan_dw(const Conv2dShape& s) {
 void multiply_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s, int64_t group,
                  int64_t row_begin, int64_t row_end, int64_t line_begin, int64_t line_end,
                  bool accumulate) {
+  if (is_direct(s) && s.c <= direct_dw_channels) {
+    return direct_dw(dw, x, dy, s, row_begin, row_end, line_begin, line_end, accumulate);
+  }
   alignas(64) float scratch[depth_block * tile_cols];
   const int64_t cg = s.c / s.groups, fg = s.f / s.groups;
   const Panels panels(fg);

@@ -42,14 +42,15 @@ void conv2d_lines(float* y, const float* x, const float* arranged, const Conv2dS
 // The window fits one pass over k, and its rows are unbroken in memory: the first layer of most
 // networks. There a table of addresses per pixel would cost more than the few multiplications; a
 // kernel of its own knows them as a base and a step.
-inline bool is_direct(const Conv2dShape& s) {
-  return s.groups == 1 && s.dilation_w == 1 && s.kh <= segment_limit &&
-         s.kh * s.kw * s.c <= depth_block;
-}
+bool is_direct(const Conv2dShape& s);
 
 // conv2d_lines for these, with the weights in panels (packed) or in place.
 void direct_lines(float* y, const float* x, const float* weights, const Conv2dShape& s, bool packed,
                   const Epilogue& epilogue, int64_t begin, int64_t end);
+
+// multiply_dw for these.
+void direct_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s, int64_t row_begin,
+               int64_t row_end, int64_t line_begin, int64_t line_end, bool accumulate);
 
 // How dw is cut: row_chunks of its kh kw c / groups rows, splits of the n oh lines of dy.
 struct DwPlan {

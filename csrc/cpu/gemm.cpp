@@ -37,21 +37,25 @@ TILEGRAD_INLINE void finish(Vec (&acc)[R][V], const Epilogue& e, int64_t col, in
 }
 
 template <int R, int V>
-void tile_kernel(const Tile& t) {
+void tile_kernel(const Tile& tile) {
+  // Kept in memory: a compiler short of registers would park it in a vector register, and reading
+  // it back would queue behind the arithmetic.
+  const Tile* const volatile kept = &tile;
   Vec acc[R][V];
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < V; ++j) acc[i][j] = Vec{};
   }
-  const float* const* segment = t.segments;
-  const int64_t end = t.depth * t.a_step;
-  for (int64_t s = 0; s < t.segment_count; ++s, segment += R + 1) {
+  const float* const* segment = tile.segments;
+  const float* const* const stop = segment + tile.segment_count * (R + 1);
+  const int64_t a_step = tile.a_step, b_step = tile.b_step, end = tile.depth * a_step;
+  for (; segment != stop; segment += R + 1) {
     const float* b = segment[0];
     const float* a[R];
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) a[i] = segment[1 + i];
-    for (int64_t p = 0; p != end; p += t.a_step, b += t.b_step) {
+    for (int64_t p = 0; p != end; p += a_step, b += b_step) {
       Vec row[V];
 #pragma GCC unroll 4
       for (int j = 0; j < V; ++j) row[j] = load(b + j * width);
@@ -64,6 +68,7 @@ void tile_kernel(const Tile& t) {
     }
   }
 
+  const Tile& t = *kept;
   const int64_t last_lanes = t.cols - (V - 1) * width;
   const bool full = last_lanes == width;
   constexpr int last = (V - 1) * width;
@@ -199,7 +204,9 @@ Plan make_plan(GemmKind kind, GemmShape s) {
   }
   const int64_t natural = chunk_count(s.m, row_block) * plan.panels;
   if (natural < wanted_chunks / 2 && s.k >= 4 * depth_block) {
-    plan.splits = std::min(chunk_count(s.k, 2 * depth_block), chunk_count(wanted_chunks, natural));
+    // a power of two, so that two, four or eight threads get equal shares
+    const int64_t most = std::min(s.k / depth_block, wanted_chunks / natural);
+    while (plan.splits * 2 <= most) plan.splits *= 2;
     return plan;
   }
   // A copy of B pays where enough rows use it; a transposed B is copied anyway, once or by each row

@@ -250,22 +250,37 @@ TILEGRAD_INLINE void map(float* y, int64_t count, F f, const P*... x) {
   if (i < count) store_partial(y + i, f(load_partial(x + i, count - i)...), count - i);
 }
 
-// sum_i f(x[0][i], x[1][i], ...): float lanes within blocks of some thousand, double across
+// The same, and sum_i y[i]: float lanes within blocks of some thousand, double across.
 template <class F, class... P>
-TILEGRAD_INLINE double sum(int64_t count, F f, const P*... x) {
+TILEGRAD_INLINE double map_sum(float* y, int64_t count, F f, const P*... x) {
   constexpr int64_t block = 256 * width;
   double total = 0.0;
   for (int64_t begin = 0; begin < count; begin += block) {
     const int64_t end = count - begin < block ? count : begin + block;
+    const auto at = [&](int64_t i) {
+      const Vec v = f(load(x + i)...);
+      if (y != nullptr) store(y + i, v);
+      return v;
+    };
     Vec s[4] = {};  // four chains hide the latency of the addition
     int64_t i = begin;
     for (; i + 4 * width <= end; i += 4 * width)
-      for (int u = 0; u < 4; ++u) s[u] += f(load(x + i + u * width)...);
-    for (; i + width <= end; i += width) s[0] += f(load(x + i)...);
-    if (i < end) s[1] += select(first_lanes(end - i), f(load_partial(x + i, end - i)...), Vec{});
+      for (int u = 0; u < 4; ++u) s[u] += at(i + u * width);
+    for (; i + width <= end; i += width) s[0] += at(i);
+    if (i < end) {
+      const Vec v = f(load_partial(x + i, end - i)...);
+      if (y != nullptr) store_partial(y + i, v, end - i);
+      s[1] += select(first_lanes(end - i), v, Vec{});
+    }
     total += hsum((s[0] + s[1]) + (s[2] + s[3]));
   }
   return total;
+}
+
+// sum_i f(x[0][i], x[1][i], ...)
+template <class F, class... P>
+TILEGRAD_INLINE double sum(int64_t count, F f, const P*... x) {
+  return map_sum(nullptr, count, f, x...);
 }
 
 // ---- polynomials ----

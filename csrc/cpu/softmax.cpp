@@ -21,16 +21,18 @@ void for_each_row(int64_t rows, int64_t cols, F fn) {
   });
 }
 
-// NaN wins, so that one in x makes the whole row NaN
+// Passes over NaN: exp(NaN - m) makes the whole row NaN afterwards.
 float row_max(const float* x, int64_t cols) {
-  Vec m = splat(-infinity);
+  Vec m[4] = {splat(-infinity), splat(-infinity), splat(-infinity), splat(-infinity)};
   int64_t j = 0;
-  for (; j + width <= cols; j += width) m = maximum(m, load(x + j));
+  for (; j + 4 * width <= cols; j += 4 * width)
+    for (int u = 0; u < 4; ++u) m[u] = max(load(x + j + u * width), m[u]);
+  for (; j + width <= cols; j += width) m[0] = max(load(x + j), m[0]);
   if (j < cols) {
-    const IVec valid = first_lanes(cols - j);
-    m = maximum(m, select(valid, load_partial(x + j, cols - j), splat(-infinity)));
+    const Vec rest = select(first_lanes(cols - j), load_partial(x + j, cols - j), m[1]);
+    m[1] = max(rest, m[1]);
   }
-  return hmax(m);
+  return hmax(max(max(m[0], m[1]), max(m[2], m[3])));
 }
 
 double row_sum(const float* x, int64_t cols) {
@@ -45,8 +47,7 @@ struct RowStatistics {
 // p = softmax(x)
 RowStatistics softmax_row(float* p, const float* x, int64_t cols) {
   const float m = row_max(x, cols);
-  map(p, cols, [&](Vec v) { return exp(v - m); }, x);
-  const double s = row_sum(p, cols);
+  const double s = map_sum(p, cols, [&](Vec v) { return exp(v - m); }, x);
   const float inverse = static_cast<float>(1.0 / s);
   map(p, cols, [&](Vec v) { return v * inverse; }, p);
   return {m, std::log(s)};

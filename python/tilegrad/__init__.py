@@ -1,24 +1,24 @@
 """tilegrad: a small, fast, readable numerical core for training neural networks."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from . import backend, ops, trace
 from .autograd import is_grad_enabled, no_grad
 from .backend import get_num_threads, set_num_threads
 from .gradcheck import gradcheck
 from .tensor import Tensor, from_dlpack
 
-try:
-    __version__ = version("tilegrad")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
 
-
-def __getattr__(name):
-    if name == "keras":  # imported at first use, so that the core alone stays quick to import
+def __getattr__(name):  # what is found at first use, so that the core alone stays quick to import
+    if name == "keras":
         import importlib
 
         return importlib.import_module(".keras", __name__)
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("tilegrad")
+        except PackageNotFoundError:  # run from a source tree that was never installed
+            return "0+unknown"
     raise AttributeError(f"module 'tilegrad' has no attribute {name!r}")
 
 

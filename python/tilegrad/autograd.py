@@ -1,16 +1,16 @@
 """The engine: eager reverse-mode differentiation, first order, in pure Python.
 
 An `Op` computes arrays from arrays through one backend and says how gradients flow back. `apply`
-runs it and, while gradients are on, links it to the ops that made its inputs. `backward` walks
-those links from the youngest op to the oldest (creation order is a topological order, so no
-recursion is needed).
+runs it and, while gradients are on, links it to the ops that made its inputs. `backward` follows
+those links from the youngest op to the oldest (creation order is a topological order, so neither
+recursion nor a search beforehand is needed).
 """
 
 from __future__ import annotations
 
 import contextlib
+import heapq
 import itertools
-import operator
 import threading
 from collections.abc import Sequence
 
@@ -73,13 +73,16 @@ def apply(op: Op, *inputs: Tensor | None) -> Tensor:
     op.needs = needs
     out = Tensor._wrap(op.forward(backend.get(device), *arrays), device)
     if True in needs and _mode.grad:
-        op.edges = [
-            (t.creator or t) if need else None for t, need in zip(inputs, needs, strict=True)
-        ]
-        watched = [inputs[i]._version for i in op.reads if inputs[i] is not None]
+        edges = op.edges = []
+        for t in inputs:
+            edges.append((t.creator or t) if t is not None and t.requires_grad else None)
+        versions = op.versions = []
+        for i in op.reads:
+            t = inputs[i]
+            if t is not None:
+                versions.append((t._version, t._version[0]))
         if op.reads_output:
-            watched.append(out._version)
-        op.versions = [(version, version[0]) for version in watched]
+            versions.append((out._version, 0))
         op.sequence = next(_sequence)
         out.creator = op
         out.requires_grad = True
@@ -104,17 +107,16 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
             raise ValueError(f"backward: expected a grad of shape {root.shape}, got {seed.shape}")
 
     start = root.creator or root
-    grads = {start: (seed, grad is None)}  # node -> (array, may we add to it in place)
-    leaves: list[Tensor] = []
-    for node in _newest_first(start):
-        if isinstance(node, Tensor):
-            leaves.append(node)
-            continue
-        if node not in grads:  # every path to it was cut by an op that returned None
-            continue
-        dy = grads.pop(node)[0]
-        _check_usable(node)
-        for edge, g in zip(node.edges, node.backward(k, dy), strict=True):
+    grads = {start: (seed, grad is None)}  # op or leaf -> (array, may we add to it in place)
+    waiting = []  # a heap of (-sequence, op) for the ops in `grads`
+    if start is not root:
+        waiting.append((-start.sequence, start))
+    while waiting:
+        # Whatever read its output is younger, so the gradient of the youngest op is complete.
+        op = heapq.heappop(waiting)[1]
+        dy, _ = grads.pop(op)
+        _check_usable(op)
+        for edge, g in zip(op.edges, op.backward(k, dy), strict=True):
             if edge is None or g is None:
                 continue
             if edge not in grads:
@@ -122,19 +124,18 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
                     g is not dy and g.base is not dy and (dy.base is None or g.base is not dy.base)
                 )
                 grads[edge] = (g, own)
+                if isinstance(edge, Op):
+                    heapq.heappush(waiting, (-edge.sequence, edge))
                 continue
             total, own = grads[edge]
             target = total if own else k.empty(total.shape, total.dtype)
             k.binary_forward(target, total, g, _ADD)
             grads[edge] = (target, True)
         if not retain_graph:
-            node.saved = None
-            node.edges = ()
+            op.saved = None
+            op.edges = ()
 
-    for leaf in leaves:  # only now, so that an error above leaves every grad as it was
-        if leaf not in grads:
-            continue
-        g, own = grads[leaf]
+    for leaf, (g, own) in grads.items():  # only now: an error above leaves every grad as it was
         if leaf.grad is not None:
             total = k.empty(g.shape, g.dtype)
             k.binary_forward(total, leaf.grad.data, g, _ADD)
@@ -142,20 +143,6 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
         elif not own:
             g = g.copy()
         leaf.grad = Tensor._wrap(g, leaf.device)
-
-
-def _newest_first(node):
-    """All nodes below `node`: ops from the youngest to the oldest, then the leaves."""
-    seen = {node}
-    stack = [node]
-    while stack:
-        for edge in getattr(stack.pop(), "edges", ()):
-            if edge is not None and edge not in seen:
-                seen.add(edge)
-                stack.append(edge)
-    ops = [n for n in seen if isinstance(n, Op)]
-    ops.sort(key=operator.attrgetter("sequence"), reverse=True)
-    return ops + [n for n in seen if isinstance(n, Tensor)]
 
 
 def _check_usable(op: Op) -> None:

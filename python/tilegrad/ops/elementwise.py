@@ -351,9 +351,10 @@ def reshape(x, shape):
     (x,) = tensors(x)
     given = shape if isinstance(shape, (tuple, list)) else (shape,)
     sizes = [operator.index(s) for s in given]
-    known = math.prod(s for s in sizes if s != -1)
-    if sizes.count(-1) == 1 and known and x.size % known == 0:
-        sizes[sizes.index(-1)] = x.size // known
+    if sizes.count(-1) == 1:
+        known = math.prod(s for s in sizes if s != -1)
+        if known and x.size % known == 0:
+            sizes[sizes.index(-1)] = x.size // known
     if builtins.min(sizes, default=0) < 0 or math.prod(sizes) != x.size:
         raise ValueError(
             f"reshape: {x.shape} has {x.size} elements and does not fit {tuple(given)}"

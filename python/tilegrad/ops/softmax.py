@@ -42,6 +42,8 @@ class LogSoftmax(Rows):
 
 
 def _rows(x):
+    if x.ndim == 2:
+        return x
     return x.reshape(-1 if x.size else math.prod(x.shape[:-1]), x.shape[-1])
 
 
@@ -108,7 +110,10 @@ class SoftmaxCrossEntropy(Op):
 
     def backward(self, k, dy):
         (p,) = self.saved
-        dlosses = np.full(len(p), dy * self.scale, p.dtype) if dy.ndim == 0 else dy
+        dlosses = dy
+        if dy.ndim == 0:
+            dlosses = k.empty((len(p),), p.dtype)
+            dlosses.fill(dy.item() * self.scale)
         if self.weight is not None:
             dlosses = dlosses * self.weight
         dx = k.empty(p.shape, p.dtype)

@@ -25,6 +25,8 @@ from ..utils.interrupts import uninterrupted
 from ..variable import Variable
 from . import deferred
 
+_FLOAT64 = np.dtype(np.float64)
+
 
 class _Calls(threading.local):
     def __init__(self):
@@ -249,7 +251,7 @@ class Layer:
             self._clear_losses()
         if not self.built:
             self._build_for(inputs)
-        if self._weights and isinstance(inputs, Tensor) and inputs.data.dtype == np.float64:
+        if self._weights and isinstance(inputs, Tensor) and inputs.data.dtype == _FLOAT64:
             inputs = _in_float32(inputs)
         if self._accepts_training:
             kwargs["training"] = training

@@ -31,7 +31,7 @@ _waiting = _Waiting()
 class DeferredConv2D(Tensor):
     """act(conv(x, w) + b), as soon as somebody reads `data`."""
 
-    __slots__ = ("arguments", "inputs", "mode", "planned_shape", "versions")
+    __slots__ = ("arguments", "inputs", "mode", "op", "planned_shape", "versions")
 
     def __init__(self, inputs, arguments):
         self.device = inputs[0].device
@@ -39,7 +39,8 @@ class DeferredConv2D(Tensor):
         self.inputs = inputs
         self.arguments = arguments  # strides, padding, dilation, groups, activation, alpha
         self.mode = is_grad_enabled()
-        self.planned_shape = conv2d_op(*arguments).plan(*inputs)
+        self.op = conv2d_op(*arguments)
+        self.planned_shape = self.op.plan(*inputs)
         self.requires_grad = self.mode and any(t is not None and t.requires_grad for t in inputs)
         self.versions = self._input_versions()
         self._version = [0]
@@ -57,15 +58,14 @@ class DeferredConv2D(Tensor):
         if name != "data":  # only ever unset before the kernel has run
             raise AttributeError(f"a tensor has no attribute {name!r}")
         self._check_inputs()
-        op = conv2d_op(*self.arguments)
         if self.mode:
-            y = apply(op, *self.inputs)
+            y = apply(self.op, *self.inputs)
         else:
             with no_grad():
-                y = apply(op, *self.inputs)
+                y = apply(self.op, *self.inputs)
         self.data = y.data
         self.creator, self._version = y.creator, y._version
-        self.inputs = None
+        self.inputs = self.op = None
         return self.data
 
     def relu(self) -> Tensor:
@@ -78,13 +78,10 @@ class DeferredConv2D(Tensor):
     def max_pool2d(self, pool_size, strides, padding) -> Tensor:
         """The pooled image, by one kernel if that is possible and this one has not run."""
         if self._may_go_on():
-            conv, pool = (
-                conv2d_op(*self.arguments),
-                pool2d_op(MaxPool2D, pool_size, strides, padding),
-            )
-            if can_fuse(conv, pool, self.planned_shape):
+            pool = pool2d_op(MaxPool2D, pool_size, strides, padding)
+            if can_fuse(self.op, pool, self.planned_shape):
                 self._check_inputs()
-                return apply(Conv2DMaxPool2D(conv, pool), *self.inputs)
+                return apply(Conv2DMaxPool2D(self.op, pool), *self.inputs)
         return ops.max_pool2d(self, pool_size, strides, padding)
 
     def _may_go_on(self) -> bool:

@@ -7,7 +7,6 @@ import numpy as np
 from ...autograd import no_grad
 from ..layers import KerasTensor, Layer
 from ..saving import load_weights, save_model, save_weights
-from .summary import print_summary
 from .trainer import Trainer, _Box
 
 
@@ -129,6 +128,8 @@ class Model(Trainer, Layer):
             show_trainable: add a column that says which layers train.
             layer_range: two layer names (or patterns): the first and the last row.
         """
+        from .summary import print_summary  # here, since it loads rich
+
         print_summary(
             self, line_length, positions, print_fn, expand_nested, show_trainable, layer_range
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 
 
 class PyDataset:
@@ -61,7 +60,9 @@ def prefetch(function, indices, workers, ahead):
     if workers <= 1:
         yield from map(function, indices)
         return
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(workers) as pool:
         waiting = collections.deque()
         try:
             for index in indices:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import math
 import os
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 
 _CHUNK = 1 << 16
@@ -136,13 +133,19 @@ def check_hash(path, expected, algorithm="auto"):
         raise ValueError(f"{path}: expected {algorithm} {expected}, got {digest.hexdigest()}")
 
 
-class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """A server may send us to another web address, not to ftp, which urllib would follow too."""
+def _open_url(url, timeout):
+    """The server's response, which may come from another web address that it sends us to."""
+    import urllib.error
+    import urllib.request
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
-            raise urllib.error.HTTPError(newurl, code, "redirect not allowed", headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    class WebOnly(urllib.request.HTTPRedirectHandler):  # urllib would follow to ftp, too
+        def redirect_request(self, req, fp, code, msg, headers, newurl):
+            if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
+                raise urllib.error.HTTPError(newurl, code, "redirect not allowed", headers, fp)
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    request = urllib.request.Request(url, headers={"User-Agent": "tilegrad"})
+    return urllib.request.build_opener(WebOnly).open(request, timeout=timeout)
 
 
 def download(url, path, verify, timeout=10.0, deadline=600.0, max_bytes=None):
@@ -160,17 +163,17 @@ def download(url, path, verify, timeout=10.0, deadline=600.0, max_bytes=None):
       OSError: the network, the server or the disk failed; TimeoutError if it was too slow.
       ValueError: `verify` refused the file, or it is too large.
     """
+    import http.client  # with urllib.request and ssl slow to import, and seldom needed
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    request = urllib.request.Request(url, headers={"User-Agent": "tilegrad"})
-    opener = urllib.request.build_opener(_WebOnly)
     stop = time.monotonic() + deadline
     print(f"Downloading {url}", file=sys.stderr, flush=True)
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             try:
-                with opener.open(request, timeout=timeout) as response:
+                with _open_url(url, timeout) as response:
                     promised = response.length
                     received = 0
                     # read1: one receive at a time, so that dripping bytes meet the deadline.
