@@ -10,6 +10,9 @@ OPS = {
     "dense": lambda x: ops.dense(x, np.ones((4, 3)), np.ones(3), activation="tanh"),
     "matmul": lambda x: ops.matmul(x, np.ones((4, 2))),
     "conv2d": lambda x: ops.conv2d(x.reshape(1, 3, 4, 1), np.ones((2, 2, 1, 5)), padding="same"),
+    "conv2d_max_pool2d": lambda x: ops.conv2d_max_pool2d(
+        x.reshape(1, 3, 4, 1), np.ones((2, 2, 1, 5)), padding="same", activation="relu"
+    ),
     "max_pool2d": lambda x: ops.max_pool2d(x.reshape(1, 3, 4, 1), 2),
     "avg_pool2d": lambda x: ops.avg_pool2d(x.reshape(1, 3, 4, 1), 2, padding="same"),
     "global_avg_pool2d": lambda x: ops.global_avg_pool2d(x.reshape(1, 3, 4, 1)),
