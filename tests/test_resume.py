@@ -473,16 +473,21 @@ def test_interrupted_at_random_moments(tmp_path, ctrl_c):
         saving = callbacks.ModelCheckpoint(tmp_path / "m.safetensors", save_freq=3)
         fit(model, *extra, saving, epochs=40)
 
-    whole = make_model()
+    def make():
+        model = make_model()
+        model.optimizer.build(model.trainable_weights)
+        return model
+
+    whole = make()
     states[0] = snapshot(whole)[0]
     run(whole, Record())
     begun = time.monotonic()
-    run(make_model())
+    run(make())
     length = time.monotonic() - begun
     moments = random.Random(2)
     interrupted = 0
     for _ in range(5 * KILLS):
-        model = make_model()
+        model = make()
         timer = threading.Timer(
             moments.uniform(0.002, 0.8 * length), signal.raise_signal, [signal.SIGINT]
         )
