@@ -282,8 +282,105 @@ DwPlan plan_dw(const Conv2dShape& s) {
   return {row_chunks, std::max<int64_t>(splits, 1)};
 }
 
-// Rows [row_begin, row_end) of dw for one group, from the lines [line_begin, line_end) of dy.
-// Row (tap, channel) of the product walks along x with a step of one pixel's stride: no copy of x.
+namespace {
+
+// Where a row (tap, channel) of dw meets x: line oy of dy reads line oy stride_h + y, pixel ox reads
+// ox stride_w + x, which is inside the image for the pixels `inside`.
+struct DwRow {
+  int64_t y, x, offset;  // offset: of the element read for output 0, 0
+  Span inside;
+};
+
+// Lines of dy, or a part of one.
+struct DwBlock {
+  Span part;
+  int64_t lines;
+  const float* image[segment_limit];  // of x, by line
+  int64_t y[segment_limit];           // oy stride_h
+  const float* b;                     // pixel part.begin of the first line
+  const float* tail;                  // copy of the last panel, where that has a part of a vector
+};
+
+// Some rows of dw. They walk along x with a step of one pixel's stride, so x is not copied.
+void multiply_dw_tile(float* dw, const DwRow* row, int rows, const DwBlock& block,
+                      const Panels& panels, const Conv2dShape& s, bool accumulate) {
+  Span common = block.part, some{block.part.end, block.part.begin};
+  for (int r = 0; r < rows; ++r) {
+    const Span valid{std::clamp(row[r].inside.begin, block.part.begin, block.part.end),
+                     std::clamp(row[r].inside.end, block.part.begin, block.part.end)};
+    common = {std::max(common.begin, valid.begin), std::min(common.end, valid.end)};
+    if (valid.begin < valid.end) {
+      some = {std::min(some.begin, valid.begin), std::max(some.end, valid.end)};
+    }
+  }
+  if (common.begin >= common.end) common = {some.end, some.end};
+
+  const float* table[segment_limit * (tile_rows + 1)];
+  int64_t pixel[segment_limit];
+  int64_t count = 0;
+  const auto flush = [&](int64_t depth) {
+    if (count == 0 && accumulate) return;
+    float* out[tile_rows];
+    for (int64_t q = 0; q < panels.count(); ++q) {
+      const int vectors = static_cast<int>(panels.vectors_of(q));
+      const int64_t col = panels.begin(q);
+      const bool copied = block.tail != nullptr && q + 1 == panels.count();
+      const int64_t b_step = copied ? vectors * width : s.f;
+      const float* b = copied ? block.tail : block.b + col;
+      for (int64_t k = 0; k < count; ++k) table[k * (rows + 1)] = b + pixel[k] * b_step;
+      for (int r = 0; r < rows; ++r) out[r] = dw + r * s.f + col;
+      run_tile(rows, vectors,
+               {table, count, depth, s.stride_w * s.c, b_step, out, panels.cols_of(q), accumulate,
+                nullptr, col});
+    }
+    accumulate = true;
+    count = 0;
+  };
+  const auto is_inside = [&](int64_t line, int r) {
+    const int64_t y = block.y[line] + row[r].y;
+    return y >= 0 && y < s.h;
+  };
+  // One segment: the pixels from `ox` on, or at the border one with zeros where a tap is outside.
+  const auto add = [&](int64_t line, int64_t ox, bool border) {
+    const float** entry = table + count * (rows + 1) + 1;
+    const float* from = block.image[line];
+    const int64_t at = (block.y[line] * s.w + ox * s.stride_w) * s.c;
+    for (int r = 0; r < rows; ++r) {
+      const int64_t in_x = ox * s.stride_w + row[r].x;
+      const bool inside = !border || (is_inside(line, r) && in_x >= 0 && in_x < s.w);
+      entry[r] = inside ? from + (at + row[r].offset) : zeros;
+    }
+    pixel[count++] = line * (block.part.end - block.part.begin) + ox - block.part.begin;
+  };
+
+  int inside[segment_limit];  // rows of the tile that a line of dy meets
+  const bool one_tap = row[0].y == row[rows - 1].y;
+  for (int64_t line = 0; line < block.lines; ++line) {
+    inside[line] = is_inside(line, 0) ? rows : 0;
+    if (!one_tap) {
+      inside[line] = 0;
+      for (int r = 0; r < rows; ++r) inside[line] += is_inside(line, r);
+    }
+    if (inside[line] == rows && common.begin < common.end) add(line, common.begin, false);
+  }
+  flush(common.end - common.begin);
+  // Pixels at the border, where only some rows of the tile are inside: one by one.
+  for (int64_t line = 0; line < block.lines; ++line) {
+    if (inside[line] == 0) continue;
+    for (int64_t ox = some.begin; ox < some.end; ++ox) {
+      if (inside[line] == rows && ox == common.begin && common.begin < common.end) {
+        ox = common.end - 1;
+        continue;
+      }
+      add(line, ox, true);
+      if (count == segment_limit) flush(1);
+    }
+  }
+  flush(1);
+}
+
+}  // namespace
+
 void multiply_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s, int64_t group,
                  int64_t row_begin, int64_t row_end, int64_t line_begin, int64_t line_end,
                  bool accumulate) {
@@ -294,117 +391,47 @@ void multiply_dw(float* dw, const float* x, const float* dy, const Conv2dShape& 
   const int64_t cg = s.c / s.groups, fg = s.f / s.groups;
   const Panels panels(fg);
   const int64_t tail = panels.count() - 1;
-  const bool copies_tail = panels.cols_of(tail) % width != 0;
-  const EvenCut row_cut(row_end - row_begin, tile_rows);
   const EvenCut x_cut(s.ow, depth_block);
   const int64_t lines = std::clamp<int64_t>(depth_block / s.ow, 1, segment_limit);
 
-  const auto run = [&](int64_t line, int64_t line_stop, Span part, bool first) {
-    const int64_t part_width = part.end - part.begin;
-    const int64_t tail_step = panels.vectors_of(tail) * width;
-    if (copies_tail) {
-      for (int64_t l = line; l < line_stop; ++l) {
-        pack_panel(
-            scratch + (l - line) * part_width * tail_step, tail_step,
-            dy + ((l - line_begin) * s.ow + part.begin) * s.f + group * fg + panels.begin(tail),
-            s.f, false, part_width, panels.cols_of(tail));
-      }
+  DwRow rows[row_block];
+  for (int64_t i = row_begin; i < row_end; ++i) {
+    const int64_t tap = i / cg, at_y = tap / s.kw * s.dilation_h - s.pad_top;
+    const int64_t at_x = tap % s.kw * s.dilation_w - s.pad_left;
+    rows[i - row_begin] = {at_y, at_x, (at_y * s.w + at_x) * s.c + group * cg + i % cg,
+                           valid_outputs(at_x, s.w, s.stride_w, {0, s.ow})};
+  }
+
+  DwBlock block;
+  for (int64_t line = line_begin; line < line_end; line += block.lines) {
+    block.lines = std::min(lines, line_end - line);
+    for (int64_t i = 0; i < block.lines; ++i) {
+      block.image[i] = x + (line + i) / s.oh * s.h * s.w * s.c;
+      block.y[i] = (line + i) % s.oh * s.stride_h;
     }
-    for (int64_t t = 0; t < row_cut.pieces; ++t) {
-      const int64_t row = row_begin + row_cut(t);
-      const int rows = static_cast<int>(row_cut(t + 1) - row_cut(t));
-      int64_t tap_y[tile_rows], tap_x[tile_rows], channel[tile_rows];
-      Span common = part, some{part.end, part.begin};
-      for (int r = 0; r < rows; ++r) {
-        const int64_t tap = (row + r) / cg;
-        tap_y[r] = tap / s.kw * s.dilation_h - s.pad_top;
-        tap_x[r] = tap % s.kw * s.dilation_w - s.pad_left;
-        channel[r] = group * cg + (row + r) % cg;
-        const Span valid = valid_outputs(tap_x[r], s.w, s.stride_w, part);
-        common = {std::max(common.begin, valid.begin), std::min(common.end, valid.end)};
-        if (valid.begin < valid.end) {
-          some = {std::min(some.begin, valid.begin), std::max(some.end, valid.end)};
-        }
-      }
-      if (common.begin >= common.end) common = {some.end, some.end};
-
-      const float* a[segment_limit * tile_rows];
-      int64_t pixel[segment_limit];
-      int64_t count = 0;
-      bool adds = !first;
-      const auto flush = [&](int64_t depth) {
-        if (count == 0 && adds) return;
-        const float* table[segment_limit * (tile_rows + 1)];
-        float* out[tile_rows];
-        for (int64_t q = 0; q < panels.count(); ++q) {
-          const int64_t col = panels.begin(q);
-          const bool copied = q == tail && copies_tail;
-          const int64_t b_step = copied ? tail_step : s.f;
-          const float** entry = table;
-          for (int64_t k = 0; k < count; ++k) {
-            const int64_t l = pixel[k] / s.ow - line, at = pixel[k] % s.ow - part.begin;
-            *entry++ = copied ? scratch + (l * part_width + at) * tail_step
-                              : dy + (pixel[k] - line_begin * s.ow) * s.f + group * fg + col;
-            for (int r = 0; r < rows; ++r) *entry++ = a[k * rows + r];
-          }
-          for (int r = 0; r < rows; ++r) out[r] = dw + (row + r) * s.f + group * fg + col;
-          run_tile(rows, static_cast<int>(panels.vectors_of(q)),
-                   {table, count, depth, s.stride_w * s.c, b_step, out, panels.cols_of(q), adds,
-                    nullptr, col});
-        }
-        adds = true;
-        count = 0;
-      };
-      // One segment: the pixels from output `ox` of line l on, or a zero where row r's tap is
-      // outside.
-      const auto add = [&](int64_t l, int64_t ox) {
-        const int64_t image = l / s.oh, oy = l % s.oh;
-        for (int r = 0; r < rows; ++r) {
-          const int64_t y = oy * s.stride_h + tap_y[r], in_x = ox * s.stride_w + tap_x[r];
-          const bool inside = y >= 0 && y < s.h && in_x >= 0 && in_x < s.w;
-          a[count * rows + r] =
-              inside ? x + ((image * s.h + y) * s.w + in_x) * s.c + channel[r] : zeros;
-        }
-        pixel[count++] = l * s.ow + ox;
-      };
-      enum class Rows { none, all, mixed };
-      const auto rows_inside = [&](int64_t l) {
-        int inside = 0;
-        for (int r = 0; r < rows; ++r) {
-          const int64_t y = l % s.oh * s.stride_h + tap_y[r];
-          inside += y >= 0 && y < s.h;
-        }
-        return inside == 0 ? Rows::none : inside == rows ? Rows::all : Rows::mixed;
-      };
-
-      if (common.begin < common.end) {
-        for (int64_t l = line; l < line_stop; ++l) {
-          if (rows_inside(l) == Rows::all) add(l, common.begin);
-        }
-      }
-      flush(common.end - common.begin);
-      // Pixels at the border, where only some rows of the tile are inside: one by one.
-      for (int64_t l = line; l < line_stop; ++l) {
-        const Rows inside = rows_inside(l);
-        if (inside == Rows::none) continue;
-        for (int64_t ox = some.begin; ox < some.end; ++ox) {
-          if (inside == Rows::all && ox == common.begin && common.begin < common.end) {
-            ox = common.end - 1;
-            continue;
-          }
-          add(l, ox);
-          if (count == segment_limit) flush(1);
-        }
-      }
-      flush(1);
-    }
-  };
-
-  bool first = !accumulate;
-  for (int64_t line = line_begin; line < line_end; line += lines) {
     for (int64_t piece = 0; piece < x_cut.pieces; ++piece) {
-      run(line, std::min(line + lines, line_end), {x_cut(piece), x_cut(piece + 1)}, first);
-      first = false;
+      block.part = {x_cut(piece), x_cut(piece + 1)};
+      block.b = dy + ((line - line_begin) * s.ow + block.part.begin) * s.f + group * fg;
+      block.tail = nullptr;
+      if (panels.cols_of(tail) % width != 0) {
+        // several lines are whole ones: their pixels are unbroken
+        const int64_t pixels = block.lines * (block.part.end - block.part.begin);
+        pack_panel(scratch, panels.vectors_of(tail) * width, block.b + panels.begin(tail), s.f,
+                   false, pixels, panels.cols_of(tail));
+        block.tail = scratch;
+      }
+      const bool first = line == line_begin && piece == 0 && !accumulate;
+      for (int64_t row = row_begin; row < row_end;) {
+        // tiles of one tap, where it has the channels, meet the border together
+        const int64_t stop = cg < tile_rows ? row_end : std::min(row_end, (row / cg + 1) * cg);
+        const EvenCut cut(stop - row, tile_rows);
+        for (int64_t t = 0; t < cut.pieces; ++t) {
+          const int64_t i = row + cut(t);
+          multiply_dw_tile(dw + i * s.f + group * fg, rows + (i - row_begin),
+                           static_cast<int>(cut(t + 1) - cut(t)), block, panels, s, !first);
+        }
+        row = stop;
+      }
     }
   }
 }
