@@ -46,6 +46,7 @@ def main() -> None:
     quick = arguments.mode == "quick"
     with tempfile.TemporaryDirectory() as temporary:
         results = Path(temporary) if quick else HERE / "results"
+        results.mkdir(exist_ok=True)
         for part, commands in parts(arguments.mode, results).items():
             if arguments.only and part not in arguments.only:
                 continue
