@@ -9,13 +9,14 @@ from checks import map_arrays, normal, poison
 
 from tilegrad.backend import ACTIVATIONS, BINARY, KERNELS, UNARY
 
-OUTPUTS = {"max_pool2d_forward": 2, "conv2d_max_pool2d_forward": 2}
-OUTPUTS["conv2d_max_pool2d_backward_dw"] = (
-    2  # how many leading arguments a kernel writes, where not one
-)
-OUTPUTS |= dict.fromkeys(
-    ("softmax_cross_entropy_sparse_forward", "softmax_cross_entropy_dense_forward"), 3
-)
+OUTPUTS = {  # how many leading arguments a kernel writes, where not one
+    "bias_activation_backward_dz": 2,
+    "max_pool2d_forward": 2,
+    "conv2d_max_pool2d_forward": 2,
+    "conv2d_max_pool2d_backward_dw": 2,
+    "softmax_cross_entropy_sparse_forward": 3,
+    "softmax_cross_entropy_dense_forward": 3,
+}
 IN_PLACE = ("sgd_update", "rmsprop_update", "adam_update")  # they update w and states
 
 
@@ -90,6 +91,8 @@ def calls(large=False, n=None):
         add("dense_backward_dx", poison((rows, c)), y, w, label=label)
         add("dense_backward_dw", poison((c, f)), x, y, label=label)
         add("bias_backward_db", poison(f), y, label=label)
+        outputs = poison(y.shape), poison(f)
+        add("bias_activation_backward_dz", *outputs, y, a(*y.shape), relu, 0.0, label=label)
     entries, m, k, f = (batch(3, 5), 65, 70, 130) if large else (batch(3, 3), 5, 7, 4)
     y, p, q = a(entries, m, f), a(entries, m, k), a(entries, k, f)
     add("matmul_forward", poison(y.shape), p, q)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from checks import (
     ODD,
+    assert_close,
     check,
     check_linear,
     directional_check,
@@ -110,6 +111,21 @@ def test_matmul_odd_shapes(backend, shape, rng):
 @pytest.mark.parametrize("f", [1, 7, 32, 129])
 def test_bias_over_many_rows(backend, rows, f, rng):
     check_linear(backend, "bias_backward_db", [(f,)], normal(rng, rows, f), length=rows)
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (129, 31), (5000, 33), (67, 130)], ids=str)
+def test_bias_and_activation_in_one_pass(backend, name, shape, rng):
+    kind = ACTIVATIONS[name]
+    dy = normal(rng, *shape)
+    (y,) = run(backend, "activation_forward", [shape], 4 * normal(rng, *shape), kind, ALPHA)
+    sums = [shape, shape[1:]]
+    dz, db = run(backend, "bias_activation_backward_dz", sums, dy, y, kind, ALPHA)
+    (alone,) = run(backend, "activation_backward_dx", [shape], dy, y, kind, ALPHA)
+    np.testing.assert_array_equal(dz, alone)
+    right = expected("bias_activation_backward_dz", sums, dy, y, kind, ALPHA)
+    # each summand is off by an error of the activation's own, at most a few eps of dy
+    assert_close(db, right[1], shape[0], np.abs(dy).sum(axis=0), what="db")
 
 
 def test_nan_and_infinity_reach_only_their_row(backend, rng):

@@ -73,6 +73,22 @@ void bind_dense(py::module_& m) {
     void* ws = workspace(bias_backward_db_workspace(dy[0], dy[1]));
     run([&] { bias_backward_db(db.data, dy.data, dy[0], dy[1], ws); });
   });
+  m.def("bias_activation_backward_dz", [](py::handle dz_, py::handle db_, py::handle dy_,
+                                          py::handle y_, int64_t activation, float alpha) {
+    const Arguments a("bias_activation_backward_dz");
+    const auto dz = a.out<float>(dz_, "dz", 2);
+    const auto db = a.out<float>(db_, "db", 1);
+    const auto dy = a.in<float>(dy_, "dy", 2);
+    const auto y = a.in<float>(y_, "y", 2);
+    a.expect_same(dz, "dz", dy);
+    a.expect_same(y, "y", dy);
+    a.expect(db, "db", {dy[1]});
+    const auto act = activation_kind(a.op, activation, Activation::elu);
+    void* ws = workspace(bias_backward_db_workspace(dy[0], dy[1]));
+    run([&] {
+      bias_activation_backward_dz(dz.data, db.data, dy.data, y.data, dy[0], dy[1], act, alpha, ws);
+    });
+  });
 
   m.def("matmul_forward", [](py::handle y_, py::handle a_, py::handle b_) {
     const Arguments g("matmul_forward");

@@ -2,9 +2,10 @@
 // x (n, c), w (c, f), b (f), y (n, f), row-major. Outputs are written; nothing accumulates.
 // Split: as in gemm.cpp; db cuts the rows into fixed chunks whose sums are added in order; a batch
 // of small products gives whole products to threads.
-// 2 n c f FLOPs each, 4 (n c + c f + n f) bytes; db n f FLOPs and 4 n f bytes.
+// 2 n c f FLOPs each, 4 (n c + c f + n f) bytes; db n f FLOPs, 4 n f bytes, with dz three times.
 #include "../ops/dense.h"
 
+#include "activation.h"
 #include "gemm.h"
 #include "parallel.h"
 
@@ -50,41 +51,82 @@ int64_t bias_chunk_rows(int64_t rows, int64_t f) {
   return std::max<int64_t>({8192 / std::max<int64_t>(f, 1), chunk_count(rows, 64), 1});
 }
 
-// sum[j] = sum_i dy[i, j]: four vectors of columns at a time, in registers over all rows
-void sum_rows(float* sum, const float* dy, int64_t rows, int64_t f) {
+// The summands of db, a vector from element `at` on: dy as it is,
+struct Gradient {
+  const float* dy;
+  Vec operator()(int64_t at) const { return load(dy + at); }
+  Vec operator()(int64_t at, int64_t lanes) const { return load_partial(dy + at, lanes); }
+};
+
+// or dz = dy act'(y), which is written on the way.
+template <Activation A>
+struct MaskedGradient {
+  float* dz;
+  const float *dy, *y;
+  Vec alpha;
+  Vec operator()(int64_t at) const {
+    const Vec v = activation_gradient<A>(load(dy + at), load(y + at), alpha);
+    store(dz + at, v);
+    return v;
+  }
+  Vec operator()(int64_t at, int64_t lanes) const {
+    const Vec v =
+        activation_gradient<A>(load_partial(dy + at, lanes), load_partial(y + at, lanes), alpha);
+    store_partial(dz + at, v, lanes);
+    return v;
+  }
+};
+
+// sum[j] = sum over rows [begin, end): four vectors of columns at a time, in registers over all rows
+template <class Summand>
+void sum_rows(float* sum, const Summand& summand, int64_t begin, int64_t end, int64_t f) {
   int64_t j = 0;
   for (; j + 4 * width <= f; j += 4 * width) {
     Vec acc[4] = {};
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int v = 0; v < 4; ++v) acc[v] += load(dy + i * f + j + v * width);
+    for (int64_t i = begin; i < end; ++i) {
+      for (int v = 0; v < 4; ++v) acc[v] += summand(i * f + j + v * width);
     }
     for (int v = 0; v < 4; ++v) store(sum + j + v * width, acc[v]);
   }
   for (; j < f; j += width) {
     const int64_t lanes = std::min<int64_t>(width, f - j);
     Vec acc[4] = {};
-    int64_t i = 0;
-    for (; i + 4 <= rows; i += 4) {
-      for (int v = 0; v < 4; ++v) acc[v] += load_partial(dy + (i + v) * f + j, lanes);
+    int64_t i = begin;
+    for (; i + 4 <= end; i += 4) {
+      for (int v = 0; v < 4; ++v) acc[v] += summand((i + v) * f + j, lanes);
     }
-    for (; i < rows; ++i) acc[0] += load_partial(dy + i * f + j, lanes);
+    for (; i < end; ++i) acc[0] += summand(i * f + j, lanes);
     store_partial(sum + j, (acc[0] + acc[1]) + (acc[2] + acc[3]), lanes);
   }
+}
+
+template <class Summand>
+void sum_all_rows(float* db, const Summand& summand, int64_t rows, int64_t f, void* workspace) {
+  const int64_t grain = bias_chunk_rows(rows, f);
+  if (rows <= grain) {
+    sum_rows(db, summand, 0, rows, f);
+    return;
+  }
+  float* const partial = static_cast<float*>(workspace);
+  parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
+    sum_rows(partial + begin / grain * f, summand, begin, end, f);
+  });
+  sum_rows(db, Gradient{partial}, 0, chunk_count(rows, grain), f);
 }
 
 }  // namespace
 
 void bias_backward_db(float* db, const float* dy, int64_t rows, int64_t f, void* workspace) {
-  const int64_t grain = bias_chunk_rows(rows, f);
-  if (rows <= grain) {
-    sum_rows(db, dy, rows, f);
-    return;
-  }
-  float* const partial = static_cast<float*>(workspace);
-  parallel_for(rows, grain, [&](int64_t begin, int64_t end) {
-    sum_rows(partial + begin / grain * f, dy + begin * f, end - begin, f);
+  sum_all_rows(db, Gradient{dy}, rows, f, workspace);
+}
+
+void bias_activation_backward_dz(float* dz, float* db, const float* dy, const float* y,
+                                 int64_t rows, int64_t f, Activation act, float alpha,
+                                 void* workspace) {
+  with_fused_activation(act, [&](auto tag) {
+    const MaskedGradient<decltype(tag)::value> summand{dz, dy, y, splat(alpha)};
+    sum_all_rows(db, summand, rows, f, workspace);
   });
-  sum_rows(db, partial, chunk_count(rows, grain), f);
 }
 
 int64_t bias_backward_db_workspace(int64_t rows, int64_t f) {

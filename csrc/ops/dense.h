@@ -28,6 +28,12 @@ void dense_plan(char* text, int64_t capacity, DenseShape s);
 void bias_backward_db(float* db, const float* dy, int64_t rows, int64_t f, void* workspace);
 int64_t bias_backward_db_workspace(int64_t rows, int64_t f);
 
+// dz = dy act'(y), db[j] = sum_i dz[i, j], in one pass
+// dz, dy, y (rows, f)  db (f); act up to elu; workspace as for bias_backward_db
+void bias_activation_backward_dz(float* dz, float* db, const float* dy, const float* y,
+                                 int64_t rows, int64_t f, Activation act, float alpha,
+                                 void* workspace);
+
 // batch products; a step of 0 repeats one matrix for the whole batch
 struct MatmulShape {
   int64_t batch, m, k, n;

@@ -36,6 +36,7 @@ KERNELS = {
     "dense_backward_dx": "dx, dy, w",
     "dense_backward_dw": "dw, x, dy",
     "bias_backward_db": "db, dy",
+    "bias_activation_backward_dz": "dz, db, dy, y, activation, alpha",
     "matmul_forward": "y, a, b",
     "matmul_backward_da": "da, dy, b",
     "matmul_backward_db": "db, a, dy",

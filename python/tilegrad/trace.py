@@ -30,6 +30,7 @@ _FLOPS = {
     "dense_backward_dx": lambda dx, dy, w: 2 * dx.size * w.shape[1],
     "dense_backward_dw": lambda dw, x, dy: 2 * dw.size * x.shape[0],
     "bias_backward_db": lambda db, dy: dy.size,
+    "bias_activation_backward_dz": lambda dz, db, dy, *_: 2 * dy.size,
     "matmul_forward": lambda y, a, b: 2 * y.size * a.shape[-1],
     "matmul_backward_da": lambda da, dy, b: 2 * da.size * b.shape[-1],
     "matmul_backward_db": lambda db, a, dy: 2 * db.size * a.shape[-2],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..autograd import Op, apply
 from ._common import check_dtypes, image_shape, pair, tensors, whole, window_axis, window_padding
 from .activation import resolve
+from .dense import before_activation
 
 
 class Conv2D(Op):
@@ -49,27 +50,20 @@ class Conv2D(Op):
 
     def backward(self, k, dy):
         x, w, y = self.saved
-        if y is not None:
-            dz = k.empty(dy.shape, dy.dtype)
-            k.activation_backward_dx(dz, dy, y, self.activation, self.alpha)
-            dy = dz
-        return conv2d_gradients(k, dy, x, w, self.geometry, self.needs)
+        dz, db = before_activation(k, dy, y, self.activation, self.alpha, self.needs[2])
+        return *conv2d_gradients(k, dz, x, w, self.geometry, self.needs), db
 
 
 def conv2d_gradients(k, dz, x, w, geometry, needs):
-    """(dx, dw, db) from dz, the gradient before the activation; None where not needed."""
-    dx = dw = db = None
+    """(dx, dw) from dz, the gradient before the activation; None where not needed."""
+    dx = dw = None
     if needs[0]:
         dx = k.empty(x.shape, x.dtype)
         k.conv2d_backward_dx(dx, dz, w, *geometry)
     if needs[1]:
         dw = k.empty(w.shape, w.dtype)
         k.conv2d_backward_dw(dw, x, dz, *geometry)
-    if needs[2]:
-        f = w.shape[3]
-        db = k.empty((f,), w.dtype)
-        k.bias_backward_db(db, dz.reshape(dz.size // f, f))
-    return dx, dw, db
+    return dx, dw
 
 
 def conv2d(

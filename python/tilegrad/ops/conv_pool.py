@@ -8,6 +8,7 @@ from ..autograd import Op, apply
 from ..backend import ACTIVATIONS
 from ._common import tensors
 from .conv import Conv2D, conv2d_gradients, conv2d_op
+from .dense import before_activation
 from .pool import MaxPool2D, pool2d_op
 
 _SCRATCH = 2**16  # numbers that a thread can keep of the image between the two, see conv_pool.cpp
@@ -41,7 +42,8 @@ class Conv2DMaxPool2D(Op):
         if self.needs[0]:
             dz = k.empty(self.image_shape, dy.dtype)
             k.max_pool2d_backward_dx(dz, dy, index, *self.pool.geometry)
-            return conv2d_gradients(k, dz, x, w, self.conv.geometry, self.needs)
+            _, db = before_activation(k, dz, None, 0, 0.0, self.needs[2])
+            return *conv2d_gradients(k, dz, x, w, self.conv.geometry, self.needs), db
         dw = k.empty(w.shape, w.dtype)
         db = k.empty(w.shape[3:], w.dtype) if self.needs[2] else None
         k.conv2d_max_pool2d_backward_dw(dw, db, x, dy, index, *self.sizes)

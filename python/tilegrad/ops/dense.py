@@ -40,22 +40,36 @@ class Dense(Op):
     def backward(self, k, dy):
         x, w, y, x_shape = self.saved
         dy = dy.reshape(len(x), w.shape[1])
-        if y is not None:
-            dz = k.empty(dy.shape, dy.dtype)
-            k.activation_backward_dx(dz, dy, y, self.activation, self.alpha)
-            dy = dz
-        dx = dw = db = None
+        dz, db = before_activation(k, dy, y, self.activation, self.alpha, self.needs[2])
+        dx = dw = None
         if self.needs[0]:
             dx = k.empty(x.shape, x.dtype)
-            k.dense_backward_dx(dx, dy, w)
+            k.dense_backward_dx(dx, dz, w)
             dx = dx.reshape(x_shape)
         if self.needs[1]:
             dw = k.empty(w.shape, w.dtype)
-            k.dense_backward_dw(dw, x, dy)
-        if self.needs[2]:
-            db = k.empty(w.shape[1:], w.dtype)
-            k.bias_backward_db(db, dy)
+            k.dense_backward_dw(dw, x, dz)
         return dx, dw, db
+
+
+def before_activation(k, dy, y, activation: int, alpha: float, needs_db: bool):
+    """(dz, db) of y = act(z + b): dz is dy where there is no activation, db None if not needed.
+
+    Of any shape (..., f); both in one pass where both are wanted.
+    """
+    rows = (math.prod(dy.shape[:-1]), dy.shape[-1])
+    db = k.empty(rows[1:], dy.dtype) if needs_db else None
+    if not activation:
+        if needs_db:
+            k.bias_backward_db(db, dy.reshape(rows))
+        return dy, db
+    dz = k.empty(dy.shape, dy.dtype)
+    if needs_db:
+        flat = (a.reshape(rows) for a in (dy, y))
+        k.bias_activation_backward_dz(dz.reshape(rows), db, *flat, activation, alpha)
+    else:
+        k.activation_backward_dx(dz, dy, y, activation, alpha)
+    return dz, db
 
 
 def dense(x, w, b=None, activation: str | None = None, alpha: float | None = None):

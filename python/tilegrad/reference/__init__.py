@@ -7,6 +7,7 @@ from .activation import activation_backward_dx, activation_forward
 from .conv import conv2d_backward_dw, conv2d_backward_dx, conv2d_forward
 from .conv_pool import conv2d_max_pool2d_backward_dw, conv2d_max_pool2d_forward
 from .dense import (
+    bias_activation_backward_dz,
     bias_backward_db,
     dense_backward_dw,
     dense_backward_dx,
@@ -57,6 +58,7 @@ __all__ = [
     "adam_update",
     "avg_pool2d_backward_dx",
     "avg_pool2d_forward",
+    "bias_activation_backward_dz",
     "bias_backward_db",
     "binary_backward_da",
     "binary_backward_db",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .activation import activate
+from .activation import activate, activation_backward_dx
 
 
 def dense_forward(y, x, w, b, activation, alpha):
@@ -28,6 +28,12 @@ def dense_backward_dw(dw, x, dy):
 def bias_backward_db(db, dy):
     """db[j] = sum_i dy[i, j]."""
     db[...] = dy.sum(axis=0)
+
+
+def bias_activation_backward_dz(dz, db, dy, y, activation, alpha):
+    """dz = dy act'(y), for the activations up to elu, and db[j] = sum_i dz[i, j]."""
+    activation_backward_dx(dz, dy, y, activation, alpha)
+    bias_backward_db(db, dz)
 
 
 def matmul_forward(y, a, b):
