@@ -26,6 +26,7 @@ void sweep(const Parameter* parameters, int64_t count, StepOptions o, Rule rule)
   int64_t total = 0;
   for (int64_t p = 0; p < count; ++p) total += parameters[p].size;
   parallel_for(total, chunk, [&](int64_t begin, int64_t end) {
+    const FlushDenormals flush;  // a weight without gradient ends there, and would cost ten times
     const Parameter* p = parameters;
     for (; begin >= p->size; ++p) begin -= p->size, end -= p->size;
     for (; end > 0; end -= p->size, begin = 0, ++p) {

@@ -1,5 +1,5 @@
 // Optimizer steps, Keras 3's update rules, all parameters in one call. Decay rates are double: 1 -
-// rate is rounded to float once, after the subtraction.
+// rate is rounded to float once, after the subtraction. Numbers below the least normal float are 0.
 #pragma once
 #include "glossary.h"
 

@@ -64,7 +64,7 @@ _FLOPS = {
     "gradient_square_sums": lambda out, g: 2 * sum(a.size for a in g),
 }
 
-_OUTPUTS = {"y", "index", "dx", "dw", "db", "da", "loss", "losses", "p", "out", "w"}
+_OUTPUTS = {"y", "index", "dx", "dz", "dw", "db", "da", "loss", "losses", "p", "out", "w"}
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 w, g and every list of `states` hold one array per parameter; w and the states are updated in place.
 `scale` and `decay` hold one number per parameter. Every rule starts with
-g = clamp(scale g, -clip, clip) and w -= decay lr w.
+g = clamp(scale g, -clip, clip) and w -= decay lr w. States below the least normal number of their
+dtype become 0.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ def _prepare(w, g, scale, decay, lr, clip):
     return np.clip(float(scale) * g, -clip, clip)
 
 
+def _keep(state, value):
+    """state = value, denormal numbers flushed to 0."""
+    state[...] = np.where(np.abs(value) < np.finfo(state.dtype).tiny, 0, value)
+
+
 def sgd_update(w, g, states, scale, decay, lr, clip, momentum, nesterov):
     """w -= lr g; with momentum v = momentum v - lr g, w += v or, nesterov, w += momentum v - lr g.
 
@@ -29,7 +35,7 @@ def sgd_update(w, g, states, scale, decay, lr, clip, momentum, nesterov):
             w[p][...] = w[p] - lr * grad
             continue
         v = states[0][p]
-        v[...] = momentum * v - lr * grad
+        _keep(v, momentum * v - lr * grad)
         w[p][...] = w[p] + (momentum * v - lr * grad if nesterov else v)
 
 
@@ -43,16 +49,16 @@ def rmsprop_update(w, g, states, scale, decay, lr, clip, rho, momentum, epsilon,
     for p in range(len(w)):
         grad = _prepare(w[p], g[p], scale[p], decay[p], lr, clip)
         v = states[0][p]
-        v[...] = rho * v + (1 - rho) * grad * grad
+        _keep(v, rho * v + (1 - rho) * grad * grad)
         denominator = v + epsilon
         if centered:
             a = states[-1][p]
-            a[...] = rho * a + (1 - rho) * grad
+            _keep(a, rho * a + (1 - rho) * grad)
             denominator = v - a * a + epsilon
         step = lr * grad / np.sqrt(denominator)
         if momentum > 0:
             m = states[1][p]
-            m[...] = momentum * m + step
+            _keep(m, momentum * m + step)
             step = m
         w[p][...] = w[p] - step
 
@@ -68,8 +74,8 @@ def adam_update(w, g, states, scale, decay, lr, clip, step, beta_1, beta_2, epsi
     for p in range(len(w)):
         grad = _prepare(w[p], g[p], scale[p], decay[p], lr, clip)
         m, v = states[0][p], states[1][p]
-        m[...] = m + (grad - m) * (1 - beta_1)
-        v[...] = v + (grad * grad - v) * (1 - beta_2)
+        _keep(m, m + (grad - m) * (1 - beta_1))
+        _keep(v, v + (grad * grad - v) * (1 - beta_2))
         if amsgrad:
             v_hat = states[2][p]
             v_hat[...] = np.maximum(v_hat, v)
