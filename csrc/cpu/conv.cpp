@@ -219,8 +219,9 @@ void multiply_gathered_parallel(const Gather& g, int64_t images, int64_t cols,
 }
 
 // w as panels per group: forward[group][panel][tap, channel][filter], backward[group][panel][tap,
-// filter][channel]
-void pack_weights(float* packed, const float* w, const Conv2dShape& s, bool transposed) {
+// filter][channel]; `mirrored`: the last tap first
+void pack_weights(float* packed, const float* w, const Conv2dShape& s, bool transposed,
+                  bool mirrored = false) {
   const int64_t taps = s.kh * s.kw, cg = s.c / s.groups, fg = s.f / s.groups;
   const Panels panels(transposed ? cg : fg);
   const int64_t depth = transposed ? fg : cg;
@@ -233,7 +234,7 @@ void pack_weights(float* packed, const float* w, const Conv2dShape& s, bool tran
           const int64_t j = panels.begin(q), step = panels.vectors_of(q) * width;
           const float* source = w + tap * cg * s.f + group * fg + (transposed ? j * s.f : j);
           float* target = packed + (group * panels.padded() + j) * taps * depth;
-          pack_panel(target + tap * depth * step, step, source, s.f, transposed, depth,
+          pack_panel(target + (mirrored ? taps - 1 - tap : tap) * depth * step, step, source, s.f, transposed, depth,
                      panels.cols_of(q));
         }
       });
@@ -264,12 +265,48 @@ Gather forward_gather(float* y, const float* x, const float* arranged, const Con
           s.kw};
 }
 
+void direct_parallel(float* y, const float* x, const float* weights, const Conv2dShape& s,
+                     bool packed, const Epilogue& epilogue) {
+  const int64_t lines = s.n * s.oh, panels = Panels(s.f).count();
+  // Few lines: panels go to different threads too.
+  const int64_t groups = lines < wanted_chunks ? panels : 1;
+  const int64_t work = s.ow * s.kh * s.kw * s.c * Panels(s.f).padded() / groups + 1;
+  parallel_for(lines * groups, std::max<int64_t>(4 * small_work / work, 1),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t stop; begin < end; begin = stop) {
+                   const int64_t group = begin / lines, line = begin % lines;
+                   stop = std::min(end, (group + 1) * lines);
+                   direct_lines(y + line * s.ow * s.f, x, weights, s, packed, epilogue, line,
+                                line + stop - begin,
+                                {group * panels / groups, (group + 1) * panels / groups});
+                 }
+               });
+}
+
+// Of stride 1, dx is a convolution of dy with the mirrored window.
+bool is_mirrored(const Conv2dShape& s, Conv2dShape& mirror) {
+  mirror = {s.n,
+            s.oh,
+            s.ow,
+            s.f,
+            s.c,
+            s.kh,
+            s.kw,
+            s.h,
+            s.w,
+            1,
+            1,
+            (s.kh - 1) * s.dilation_h - s.pad_top,
+            (s.kw - 1) * s.dilation_w - s.pad_left,
+            s.dilation_h,
+            s.dilation_w,
+            s.groups};
+  return s.stride_h == 1 && s.stride_w == 1 && is_direct(mirror);
+}
+
 // ---- dw: sums over pixels ----
 
 }  // namespace
-
-// With more channels, rows of a tile share their lines, and borders are worth a table.
-constexpr int64_t direct_dw_channels = 8;
 
 DwPlan plan_dw(const Conv2dShape& s) {
   const int64_t rows = s.kh * s.kw * (s.c / s.groups), lines = s.n * s.oh;
@@ -384,7 +421,7 @@ void multiply_dw_tile(float* dw, const DwRow* row, int rows, const DwBlock& bloc
 void multiply_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s, int64_t group,
                  int64_t row_begin, int64_t row_end, int64_t line_begin, int64_t line_end,
                  bool accumulate) {
-  if (is_direct(s) && s.c <= direct_dw_channels) {
+  if (is_direct(s)) {
     return direct_dw(dw, x, dy, s, row_begin, row_end, line_begin, line_end, accumulate);
   }
   alignas(64) float scratch[depth_block * tile_cols];
@@ -767,7 +804,8 @@ const float* conv2d_arrange_weights(const float* w, const Conv2dShape& s, void* 
 void conv2d_lines(float* y, const float* x, const float* arranged, const Conv2dShape& s,
                   const Epilogue& epilogue, int64_t begin, int64_t end) {
   if (is_direct(s)) {
-    return direct_lines(y, x, arranged, s, forward_packs(s), epilogue, begin, end);
+    return direct_lines(y, x, arranged, s, forward_packs(s), epilogue, begin, end,
+                        {0, Panels(s.f).count()});
   }
   Gather gather = forward_gather(y, x, arranged, s, 0);
   gather.written_from = begin * s.ow;
@@ -790,15 +828,7 @@ void conv2d_forward(float* y, const float* x, const float* w, const float* b, co
     return depthwise_forward<false>(y, x, w, s, {b, act, alpha});
   }
   const float* const arranged = conv2d_arrange_weights(w, s, workspace);
-  if (is_direct(s)) {
-    const int64_t work = s.ow * s.kh * s.kw * s.c * Panels(s.f).padded();
-    parallel_for(s.n * s.oh, std::max<int64_t>(4 * small_work / std::max<int64_t>(work, 1), 1),
-                 [&](int64_t begin, int64_t end) {
-                   conv2d_lines(y + begin * s.ow * s.f, x, arranged, s, {b, act, alpha}, begin,
-                                end);
-                 });
-    return;
-  }
+  if (is_direct(s)) return direct_parallel(y, x, arranged, s, forward_packs(s), {b, act, alpha});
   const int64_t fg = s.f / s.groups;
   for (int64_t group = 0; group < s.groups; ++group) {
     multiply_gathered_parallel(forward_gather(y, x, arranged, s, group), s.n, fg,
@@ -828,6 +858,11 @@ void conv2d_backward_dx(float* dx, const float* dy, const float* w, const Conv2d
   const int64_t cg = s.c / s.groups, fg = s.f / s.groups, depth = s.kh * s.kw * fg;
   float* const packed = static_cast<float*>(workspace);
   const bool few = has_few_channels(s);
+  Conv2dShape mirror;
+  if (!few && is_mirrored(s, mirror)) {
+    pack_weights(packed, w, s, true, true);
+    return direct_parallel(dx, dy, packed, mirror, true, {});
+  }
   if (!few) pack_weights(packed, w, s, true);
   // The inputs of one remainder by the stride met the same taps: each such class is a convolution
   // of stride 1.

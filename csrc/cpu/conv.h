@@ -39,14 +39,14 @@ const float* conv2d_arrange_weights(const float* w, const Conv2dShape& s, void* 
 void conv2d_lines(float* y, const float* x, const float* arranged, const Conv2dShape& s,
                   const Epilogue& epilogue, int64_t begin, int64_t end);
 
-// The window fits one pass over k, and its rows are unbroken in memory: the first layer of most
-// networks. There a table of addresses per pixel would cost more than the few multiplications; a
-// kernel of its own knows them as a base and a step.
+// A line of the window is unbroken in memory, and lines are long enough to fill register tiles: most
+// networks' convolutions. There a table of addresses would cost more than it saves; a kernel of its
+// own knows them as a base and a step.
 bool is_direct(const Conv2dShape& s);
 
-// conv2d_lines for these, with the weights in panels (packed) or in place.
+// conv2d_lines for these, with the weights in panels (packed) or in place; only the panels `group`.
 void direct_lines(float* y, const float* x, const float* weights, const Conv2dShape& s, bool packed,
-                  const Epilogue& epilogue, int64_t begin, int64_t end);
+                  const Epilogue& epilogue, int64_t begin, int64_t end, Span group);
 
 // multiply_dw for these.
 void direct_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s, int64_t row_begin,

@@ -1,8 +1,8 @@
-// y = act(conv(x, w) + b) and dw where windows are small: the first layer of most networks.
+// y = act(conv(x, w) + b) and dw, where a line of the window is unbroken in memory.
 // x (n, h, w, c)  w (kh, kw, c, f)  y, dy (n, oh, ow, f). y and dw are written, never read.
 // The kh lines of x that a line of y sees are read in place, or, where the image is padded, from a
 // copy with the zeros in it: so a line has no borders, and an address is a base and a step.
-// Runs on the calling thread. 2 kh kw c f FLOPs per output; the weights and the copies stay in L1.
+// Runs on the calling thread. 2 kh kw c f FLOPs per output; copies stay in L1, weights in L2.
 #include "conv.h"
 
 #include <utility>
@@ -15,6 +15,7 @@ namespace {
 // Accumulators, a row of weights and a broadcast fill the registers, as in blocking.h.
 constexpr int direct_rows = tile_vectors == 3 ? 13 : tile_rows;
 constexpr int most_accumulators = tile_vectors == 3 ? 26 : tile_rows * tile_vectors;
+constexpr int64_t few_outputs = 6;
 
 // Outputs of a tile with this many vectors of filters.
 constexpr int rows_of(int vectors) { return std::min(direct_rows, most_accumulators / vectors); }
@@ -95,60 +96,108 @@ void run_direct(int rows, int vectors, const DirectTile& t, std::integer_sequenc
 // ---- the lines of x ----
 
 constexpr int64_t line_floats = int64_t{1} << 14;  // 64 KiB of the stack
+constexpr int64_t most_slots = 64;
 
-// Pixels of a line that its outputs read, padding included.
-int64_t padded_width(const Conv2dShape& s) { return (s.ow - 1) * s.stride_w + s.kw; }
-
-// Lines of y whose lines of x fit into line_floats at once; 0: not even one.
-int64_t lines_that_fit(const Conv2dShape& s) {
-  return line_floats / (s.kh * padded_width(s) * s.c);
+// Pixels of a line of x that so many outputs see, and lines that so many lines of y see.
+int64_t pixels_seen(const Conv2dShape& s, int64_t outputs) {
+  return (outputs - 1) * s.stride_w + s.kw;
+}
+int64_t lines_seen(const Conv2dShape& s, int64_t lines) {
+  return (lines - 1) * s.stride_h + (s.kh - 1) * s.dilation_h + 1;
 }
 
-// lines[i] = pixel -pad_left of the line of x that line `line` of y sees through row i of its
-// window, in place or in `copy` (kh padded lines).
-void see_lines(const float** lines, float* copy, const float* x, const Conv2dShape& s,
-               int64_t line) {
-  const int64_t size = padded_width(s) * s.c;
-  const int64_t left = std::min(s.pad_left * s.c, size);
-  const int64_t inside = std::clamp<int64_t>(s.w * s.c, 0, size - left);
-  for (int64_t i = 0; i < s.kh; ++i, copy += size) {
-    const int64_t y = line % s.oh * s.stride_h - s.pad_top + i * s.dilation_h;
-    const float* source = x + (line / s.oh * s.h + y) * s.w * s.c;
-    lines[i] = copy;
-    if (y < 0 || y >= s.h) {
-      std::fill_n(copy, size, 0.0f);
-    } else if (inside == size) {
-      lines[i] = source;
-    } else {
-      std::fill_n(copy, left, 0.0f);
-      std::copy_n(source, inside, copy + left);
-      std::fill_n(copy + left + inside, size - left - inside, 0.0f);
+// Outputs of a line done at once, so that copies of all that they see fit, and a line of zeros;
+// 0: not even one.
+int64_t outputs_at_once(const Conv2dShape& s) {
+  const int64_t lines = lines_seen(s, 1) + 1;
+  const int64_t pixels = lines <= most_slots ? line_floats / (lines * s.c) : 0;
+  return pixels < s.kw ? 0 : std::min((pixels - s.kw) / s.stride_w + 1, s.ow);
+}
+
+// What the outputs `span` of lines of y see of x: in place, or a copy with zeros at its borders.
+class Sight {
+ public:
+  Sight(const float* x, const Conv2dShape& s, Span span)
+      : x_(x),
+        s_(s),
+        first_(span.begin * s.stride_w - s.pad_left),
+        pixels_(pixels_seen(s, span.end - span.begin)),
+        slots_(std::min(line_floats / (pixels_ * s.c), most_slots) - 1) {
+    std::fill_n(copy_, pixels_ * s.c, 0.0f);  // slot 0
+    std::fill_n(held_, slots_, int64_t{-1});
+  }
+
+  bool in_place() const { return first_ >= 0 && first_ + pixels_ <= s_.w; }
+
+  // Lines of y, of one image, that may be in sight at once.
+  int64_t most_lines() const {
+    return (slots_ - (s_.kh - 1) * s_.dilation_h - 1) / s_.stride_h + 1;
+  }
+
+  // lines[i] is what line `line` of y, counted over all images, sees through row i of its window.
+  void see(const float** lines, int64_t line, Span rows) {
+    const int64_t image = line / s_.oh, top = line % s_.oh * s_.stride_h - s_.pad_top;
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      const int64_t y = top + i * s_.dilation_h;
+      if (y < 0 || y >= s_.h) {
+        lines[i] = copy_;
+      } else if (in_place()) {
+        lines[i] = x_ + ((image * s_.h + y) * s_.w + first_) * s_.c;
+      } else {
+        lines[i] = held_copy(image * s_.h + y);
+      }
     }
   }
-}
+
+ private:
+  // Neighbouring lines of y see mostly the same: a copy is kept until its slot is needed.
+  const float* held_copy(int64_t line) {
+    const int64_t slot = line % slots_;
+    float* const copy = copy_ + (slot + 1) * pixels_ * s_.c;
+    if (held_[slot] == line) return copy;
+    held_[slot] = line;
+    const int64_t from = std::clamp<int64_t>(-first_, 0, pixels_);
+    const int64_t to = std::clamp<int64_t>(s_.w - first_, from, pixels_);
+    std::fill_n(copy, from * s_.c, 0.0f);
+    std::copy_n(x_ + (line * s_.w + first_ + from) * s_.c, (to - from) * s_.c, copy + from * s_.c);
+    std::fill_n(copy + to * s_.c, (pixels_ - to) * s_.c, 0.0f);
+    return copy;
+  }
+
+  alignas(64) float copy_[line_floats];
+  int64_t held_[most_slots];
+  const float* x_;
+  const Conv2dShape& s_;
+  int64_t first_, pixels_, slots_;
+};
 
 }  // namespace
 
 void direct_lines(float* y, const float* x, const float* weights, const Conv2dShape& s, bool packed,
-                  const Epilogue& epilogue, int64_t begin, int64_t end) {
-  alignas(64) float copy[line_floats];
+                  const Epilogue& epilogue, int64_t begin, int64_t end, Span group) {
   const float* lines[segment_limit];
   const Panels panels(s.f);
+  const EvenCut pieces(s.ow, outputs_at_once(s));
   using All = std::make_integer_sequence<int, direct_rows * tile_vectors>;
-  for (int64_t line = begin; line < end; ++line) {
-    see_lines(lines, copy, x, s, line);
-    for (int64_t q = 0; q < panels.count(); ++q) {
-      const int vectors = static_cast<int>(panels.vectors_of(q));
-      const int64_t col = panels.begin(q), w_step = packed ? vectors * width : s.f;
-      const float* const w = weights + col * (packed ? s.kh * s.kw * s.c : 1);
-      const EvenCut cut(s.ow, rows_of(vectors));
-      for (int64_t t = 0; t < cut.pieces; ++t) {
-        const int64_t ox = cut(t);
-        run_direct(static_cast<int>(cut(t + 1) - ox), vectors,
-                   {lines, s.kh, ox * s.stride_w * s.c, s.kw * s.c, s.stride_w * s.c, w,
-                    s.kw * s.c * w_step, w_step, y + ((line - begin) * s.ow + ox) * s.f + col, s.f,
-                    panels.cols_of(q), &epilogue, col},
-                   All{});
+  for (int64_t piece = 0; piece < pieces.pieces; ++piece) {
+    const Span outputs{pieces(piece), pieces(piece + 1)};
+    Sight sight(x, s, outputs);
+    for (int64_t line = begin; line < end; ++line) {
+      sight.see(lines, line, {0, s.kh});
+      float* const out = y + ((line - begin) * s.ow + outputs.begin) * s.f;
+      for (int64_t q = group.begin; q < group.end; ++q) {
+        const int vectors = static_cast<int>(panels.vectors_of(q));
+        const int64_t col = panels.begin(q), w_step = packed ? vectors * width : s.f;
+        const float* const w = weights + col * (packed ? s.kh * s.kw * s.c : 1);
+        const EvenCut cut(outputs.end - outputs.begin, rows_of(vectors));
+        for (int64_t t = 0; t < cut.pieces; ++t) {
+          const int64_t ox = cut(t);
+          run_direct(static_cast<int>(cut(t + 1) - ox), vectors,
+                     {lines, s.kh, ox * s.stride_w * s.c, s.kw * s.c, s.stride_w * s.c, w,
+                      s.kw * s.c * w_step, w_step, out + ox * s.f + col, s.f, panels.cols_of(q),
+                      &epilogue, col},
+                     All{});
+        }
       }
     }
   }
@@ -159,7 +208,7 @@ void direct_lines(float* y, const float* x, const float* weights, const Conv2dSh
 namespace {
 
 // dw[r][j] (+)= sum over lines l and pixels p of x[l kh + line[r]][offset[r] + p pixel_step]
-//               dy[(l pixels + p) dy_step + j]
+//               dy[l dy_line + p dy_step + j]
 struct DirectDwTile {
   float* dw;
   int64_t dw_step;
@@ -167,11 +216,12 @@ struct DirectDwTile {
   const int64_t *line, *offset;
   int64_t kh, pixel_step;
   const float* dy;
-  int64_t dy_step, lines, pixels, last_lanes;
+  int64_t dy_line, dy_step, lines, pixels, last_lanes;
   bool accumulate;
 };
 
-template <int R, int V, bool full>
+// run: all rows are of one line of the window, side by side, and one address serves them.
+template <int R, int V, bool run, bool full>
 void direct_dw_tile(const DirectDwTile& t) {
   const auto load_at = [&](const float* p, int j) {
     return full || j < V - 1 ? load(p + j * width) : load_partial(p + j * width, t.last_lanes);
@@ -184,18 +234,18 @@ void direct_dw_tile(const DirectDwTile& t) {
       acc[r][j] = t.accumulate ? load_at(t.dw + r * t.dw_step, j) : Vec{};
     }
   }
-  const float* dy = t.dy;
   for (int64_t l = 0; l < t.lines; ++l) {
-    const float* x[R];
+    const float* dy = t.dy + l * t.dy_line;
+    const float* x[run ? 1 : R];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) x[r] = t.x[l * t.kh + t.line[r]] + t.offset[r];
+    for (int r = 0; r < (run ? 1 : R); ++r) x[r] = t.x[l * t.kh + t.line[r]] + t.offset[r];
     for (int64_t p = 0; p != t.pixels * t.pixel_step; p += t.pixel_step, dy += t.dy_step) {
       Vec row[V];
 #pragma GCC unroll 4
       for (int j = 0; j < V; ++j) row[j] = load_at(dy, j);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const Vec pixel = splat(x[r][p]);
+        const Vec pixel = splat(run ? x[0][p + r] : x[r][p]);
 #pragma GCC unroll 4
         for (int j = 0; j < V; ++j) acc[r][j] = fma(pixel, row[j], acc[r][j]);
       }
@@ -215,61 +265,81 @@ void direct_dw_tile(const DirectDwTile& t) {
   }
 }
 
-// Rows of a tile: their addresses take a general register each.
-constexpr int dw_rows = tile_vectors == 3 ? 9 : tile_rows;
-constexpr int dw_rows_of(int vectors) { return std::min(dw_rows, most_accumulators / vectors); }
+// Rows of a tile; without a run, their addresses take a general register each.
+constexpr int scattered_rows = tile_vectors == 3 ? 9 : tile_rows;
+constexpr int dw_rows_of(int vectors, bool run) {
+  return run ? rows_of(vectors) : std::min(scattered_rows, rows_of(vectors));
+}
 
 template <int I>
 constexpr auto dw_tile_at() {
-  constexpr int vectors = I / 2 % tile_vectors + 1;
-  constexpr int rows = std::min(I / 2 / tile_vectors + 1, dw_rows_of(vectors));
-  return direct_dw_tile<rows, vectors, I % 2 == 1>;
+  constexpr int vectors = I / 4 % tile_vectors + 1;
+  constexpr bool run = I / 2 % 2 == 1, full = I % 2 == 1;
+  constexpr int rows = std::min(I / 4 / tile_vectors + 1, dw_rows_of(vectors, run));
+  return direct_dw_tile<rows, vectors, run, full>;
 }
 
 template <int... I>
-void run_direct_dw(int rows, int vectors, bool full, const DirectDwTile& t,
+void run_direct_dw(int rows, int vectors, bool run, bool full, const DirectDwTile& t,
                    std::integer_sequence<int, I...>) {
   static constexpr void (*table[])(const DirectDwTile&) = {dw_tile_at<I>()...};
-  table[2 * ((rows - 1) * tile_vectors + vectors - 1) + full](t);
+  table[4 * ((rows - 1) * tile_vectors + vectors - 1) + 2 * run + full](t);
 }
 
 }  // namespace
 
 bool is_direct(const Conv2dShape& s) {
-  return s.groups == 1 && s.dilation_w == 1 && s.kh <= segment_limit &&
-         s.kh * s.kw * s.c <= depth_block && lines_that_fit(s) > 0;
+  // with few outputs, a tile of several lines does more with each weight
+  const bool fills = s.ow >= few_outputs || s.kh * s.kw * s.c <= depth_block;
+  return s.groups == 1 && s.dilation_w == 1 && s.kh <= segment_limit && fills &&
+         outputs_at_once(s) >= std::min(s.ow, few_outputs);
 }
 
 void direct_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s, int64_t row_begin,
                int64_t row_end, int64_t line_begin, int64_t line_end, bool accumulate) {
   constexpr int64_t most_lines = 16;
-  alignas(64) float copy[line_floats];
   const float* lines[most_lines * segment_limit];
   const Panels panels(s.f);
-  const int64_t block = std::min(lines_that_fit(s), most_lines);
-  using All = std::make_integer_sequence<int, 2 * dw_rows * tile_vectors>;
-  for (int64_t line = line_begin; line < line_end; line += block) {
-    const int64_t count = std::min(block, line_end - line);
-    for (int64_t l = 0; l < count; ++l) {
-      see_lines(lines + l * s.kh, copy + l * s.kh * padded_width(s) * s.c, x, s, line + l);
-    }
-    for (int64_t q = 0; q < panels.count(); ++q) {
-      const int vectors = static_cast<int>(panels.vectors_of(q));
-      const int64_t col = panels.begin(q), cols = panels.cols_of(q);
-      const EvenCut cut(row_end - row_begin, dw_rows_of(vectors));
-      for (int64_t t = 0; t < cut.pieces; ++t) {
-        const int64_t first = row_begin + cut(t);
-        const int rows = static_cast<int>(cut(t + 1) - cut(t));
-        int64_t of_window[dw_rows], offset[dw_rows];
-        for (int r = 0; r < rows; ++r) {
-          of_window[r] = (first + r) / (s.kw * s.c);
-          offset[r] = (first + r) % (s.kw * s.c);
+  const int64_t window_line = s.kw * s.c;  // rows of dw
+  const bool run = window_line > scattered_rows;
+  const EvenCut pieces(s.ow, outputs_at_once(s));
+  using All = std::make_integer_sequence<int, 4 * direct_rows * tile_vectors>;
+  for (int64_t piece = 0; piece < pieces.pieces; ++piece) {
+    const Span outputs{pieces(piece), pieces(piece + 1)};
+    Sight sight(x, s, outputs);
+    const int64_t most = sight.in_place() ? most_lines : std::min(most_lines, sight.most_lines());
+    int64_t count;
+    for (int64_t line = line_begin; line < line_end; line += count) {
+      count = std::min(most, line_end - line);
+      // copies are kept by the line's number, which jumps from image to image
+      if (!sight.in_place()) count = std::min(count, s.oh - line % s.oh);
+      for (int64_t l = 0; l < count; ++l) {
+        sight.see(lines + l * s.kh, line + l,
+                  {row_begin / window_line, (row_end - 1) / window_line + 1});
+      }
+      const float* const gradient = dy + ((line - line_begin) * s.ow + outputs.begin) * s.f;
+      for (int64_t q = 0; q < panels.count(); ++q) {
+        const int vectors = static_cast<int>(panels.vectors_of(q));
+        const int64_t col = panels.begin(q), cols = panels.cols_of(q);
+        for (int64_t row = row_begin, stop; row < row_end; row = stop) {
+          stop = run ? std::min(row_end, (row / window_line + 1) * window_line) : row_end;
+          const EvenCut cut(stop - row, dw_rows_of(vectors, run));
+          for (int64_t t = 0; t < cut.pieces; ++t) {
+            const int64_t first = row + cut(t);
+            const int rows = static_cast<int>(cut(t + 1) - cut(t));
+            int64_t of_window[scattered_rows], offset[scattered_rows];
+            for (int r = 0; r < (run ? 1 : rows); ++r) {
+              of_window[r] = (first + r) / window_line;
+              offset[r] = (first + r) % window_line;
+            }
+            run_direct_dw(rows, vectors, run, cols == vectors * width,
+                          {dw + first * s.f + col, s.f, lines, of_window, offset, s.kh,
+                           s.stride_w * s.c, gradient + col, s.ow * s.f, s.f, count,
+                           outputs.end - outputs.begin, cols - (vectors - 1) * width,
+                           accumulate || piece > 0 || line > line_begin},
+                          All{});
+          }
         }
-        run_direct_dw(rows, vectors, cols == vectors * width,
-                      {dw + first * s.f + col, s.f, lines, of_window, offset, s.kh,
-                       s.stride_w * s.c, dy + (line - line_begin) * s.ow * s.f + col, s.f, count,
-                       s.ow, cols - (vectors - 1) * width, accumulate || line > line_begin},
-                      All{});
       }
     }
   }
