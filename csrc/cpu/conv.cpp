@@ -421,7 +421,7 @@ void multiply_dw_tile(float* dw, const DwRow* row, int rows, const DwBlock& bloc
 void multiply_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s, int64_t group,
                  int64_t row_begin, int64_t row_end, int64_t line_begin, int64_t line_end,
                  bool accumulate) {
-  if (is_direct(s)) {
+  if (is_direct_dw(s)) {
     return direct_dw(dw, x, dy, s, row_begin, row_end, line_begin, line_end, accumulate);
   }
   alignas(64) float scratch[depth_block * tile_cols];

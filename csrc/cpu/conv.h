@@ -48,7 +48,8 @@ bool is_direct(const Conv2dShape& s);
 void direct_lines(float* y, const float* x, const float* weights, const Conv2dShape& s, bool packed,
                   const Epilogue& epilogue, int64_t begin, int64_t end, Span group);
 
-// multiply_dw for these.
+// multiply_dw where enough of these lines fit a thread's copies to fill its tiles.
+bool is_direct_dw(const Conv2dShape& s);
 void direct_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s, int64_t row_begin,
                int64_t row_end, int64_t line_begin, int64_t line_end, bool accumulate);
 

@@ -110,29 +110,29 @@ int64_t lines_seen(const Conv2dShape& s, int64_t lines) {
 // 0: not even one.
 int64_t outputs_at_once(const Conv2dShape& s) {
   const int64_t lines = lines_seen(s, 1) + 1;
-  const int64_t pixels = lines <= most_slots ? line_floats / (lines * s.c) : 0;
+  const int64_t pixels = lines_seen(s, 1) <= most_slots ? line_floats / (lines * s.c) : 0;
   return pixels < s.kw ? 0 : std::min((pixels - s.kw) / s.stride_w + 1, s.ow);
 }
 
 // What the outputs `span` of lines of y see of x: in place, or a copy with zeros at its borders.
 class Sight {
  public:
-  Sight(const float* x, const Conv2dShape& s, Span span)
+  // lines: of y, in sight at once; with few, the copies stay in L1
+  Sight(const float* x, const Conv2dShape& s, Span span, int64_t lines)
       : x_(x),
         s_(s),
         first_(span.begin * s.stride_w - s.pad_left),
         pixels_(pixels_seen(s, span.end - span.begin)),
-        slots_(std::min(line_floats / (pixels_ * s.c), most_slots) - 1) {
+        reach_(lines_seen(s, 1)),
+        slots_(std::min({line_floats / (pixels_ * s.c) - 1, most_slots, reach_ + (lines - 1) * s.kh})) {
     std::fill_n(copy_, pixels_ * s.c, 0.0f);  // slot 0
     std::fill_n(held_, slots_, int64_t{-1});
   }
 
   bool in_place() const { return first_ >= 0 && first_ + pixels_ <= s_.w; }
 
-  // Lines of y, of one image, that may be in sight at once.
-  int64_t most_lines() const {
-    return (slots_ - (s_.kh - 1) * s_.dilation_h - 1) / s_.stride_h + 1;
-  }
+  // Copies kept; those in sight at once must not be more.
+  int64_t slots() const { return slots_; }
 
   // lines[i] is what line `line` of y, counted over all images, sees through row i of its window.
   void see(const float** lines, int64_t line, Span rows) {
@@ -150,12 +150,16 @@ class Sight {
   }
 
  private:
-  // Neighbouring lines of y see mostly the same: a copy is kept until its slot is needed.
+  // Neighbouring lines of y see mostly the same, so the last copies are looked through.
   const float* held_copy(int64_t line) {
-    const int64_t slot = line % slots_;
-    float* const copy = copy_ + (slot + 1) * pixels_ * s_.c;
-    if (held_[slot] == line) return copy;
-    held_[slot] = line;
+    const int64_t size = pixels_ * s_.c;
+    for (int64_t back = 1; back <= std::min(reach_, slots_); ++back) {
+      const int64_t slot = (next_ - back + slots_) % slots_;
+      if (held_[slot] == line) return copy_ + (slot + 1) * size;
+    }
+    float* const copy = copy_ + (next_ + 1) * size;
+    held_[next_] = line;
+    next_ = (next_ + 1) % slots_;
     const int64_t from = std::clamp<int64_t>(-first_, 0, pixels_);
     const int64_t to = std::clamp<int64_t>(s_.w - first_, from, pixels_);
     std::fill_n(copy, from * s_.c, 0.0f);
@@ -168,7 +172,7 @@ class Sight {
   int64_t held_[most_slots];
   const float* x_;
   const Conv2dShape& s_;
-  int64_t first_, pixels_, slots_;
+  int64_t first_, pixels_, reach_, slots_, next_ = 0;
 };
 
 }  // namespace
@@ -181,7 +185,7 @@ void direct_lines(float* y, const float* x, const float* weights, const Conv2dSh
   using All = std::make_integer_sequence<int, direct_rows * tile_vectors>;
   for (int64_t piece = 0; piece < pieces.pieces; ++piece) {
     const Span outputs{pieces(piece), pieces(piece + 1)};
-    Sight sight(x, s, outputs);
+    Sight sight(x, s, outputs, 1);
     for (int64_t line = begin; line < end; ++line) {
       sight.see(lines, line, {0, s.kh});
       float* const out = y + ((line - begin) * s.ow + outputs.begin) * s.f;
@@ -295,24 +299,45 @@ bool is_direct(const Conv2dShape& s) {
          outputs_at_once(s) >= std::min(s.ow, few_outputs);
 }
 
+namespace {
+
+// Lines of y from `line` on, before `end`, whose copies fit together.
+int64_t lines_in_sight(const Sight& sight, const Conv2dShape& s, int64_t line, int64_t end) {
+  if (sight.in_place()) return end - line;
+  int64_t copies = s.kh, count = 1;
+  for (; line + count < end; ++count) {
+    const bool same_image = (line + count) % s.oh != 0;
+    copies += same_image && s.dilation_h == 1 ? std::min(s.kh, s.stride_h) : s.kh;
+    if (copies > sight.slots()) break;
+  }
+  return count;
+}
+
+}  // namespace
+
+bool is_direct_dw(const Conv2dShape& s) {
+  if (!is_direct(s)) return false;
+  const int64_t outputs = outputs_at_once(s);
+  const int64_t slots = line_floats / (pixels_seen(s, outputs) * s.c) - 1;
+  const int64_t lines = (slots - s.kh) / std::min(s.kh, s.stride_h) + 1;
+  return s.kw * s.c <= scattered_rows || lines * outputs >= depth_block / 2;
+}
+
 void direct_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s, int64_t row_begin,
                int64_t row_end, int64_t line_begin, int64_t line_end, bool accumulate) {
   constexpr int64_t most_lines = 16;
   const float* lines[most_lines * segment_limit];
   const Panels panels(s.f);
-  const int64_t window_line = s.kw * s.c;  // rows of dw
+  const int64_t window_line = s.kw * s.c;  // rows of dw that lie side by side in x
   const bool run = window_line > scattered_rows;
   const EvenCut pieces(s.ow, outputs_at_once(s));
   using All = std::make_integer_sequence<int, 4 * direct_rows * tile_vectors>;
   for (int64_t piece = 0; piece < pieces.pieces; ++piece) {
     const Span outputs{pieces(piece), pieces(piece + 1)};
-    Sight sight(x, s, outputs);
-    const int64_t most = sight.in_place() ? most_lines : std::min(most_lines, sight.most_lines());
+    Sight sight(x, s, outputs, most_lines);
     int64_t count;
     for (int64_t line = line_begin; line < line_end; line += count) {
-      count = std::min(most, line_end - line);
-      // copies are kept by the line's number, which jumps from image to image
-      if (!sight.in_place()) count = std::min(count, s.oh - line % s.oh);
+      count = lines_in_sight(sight, s, line, std::min(line_end, line + most_lines));
       for (int64_t l = 0; l < count; ++l) {
         sight.see(lines + l * s.kh, line + l,
                   {row_begin / window_line, (row_end - 1) / window_line + 1});
