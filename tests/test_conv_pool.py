@@ -25,6 +25,9 @@ CASES = {
     "deep": {"n": 1, "h": 7, "w": 7, "c": 127, "f": 7, "pad": 1},
     "strided, dilated": {"h": 21, "w": 19, "stride": (2, 1), "dilation": (1, 3), "pad": 2},
     "window in the padding": {"h": 3, "w": 3, "kh": 3, "kw": 3, "pad": 4},
+    "five by five, colour": {"h": 14, "w": 14, "kh": 5, "kw": 5, "f": 17, "pad": 2},
+    "one row of windows of many": {"n": 1, "h": 4, "w": 300, "f": 3},
+    "many filters": {"n": 1, "h": 6, "w": 6, "c": 1, "f": 70},
     "no bias": {"bias": False},
     "linear": {"name": "linear"},
 }

@@ -27,8 +27,6 @@ ConvPool2dShape conv_pool_shape(const Arguments& a, const X& x, const W& w, cons
   TG_CHECK(p.h + p.pad_top < (p.oh + 1) * p.kh && p.w + p.pad_left < (p.ow + 1) * p.kw, a.op,
            "expected y with all windows that fit into ", p.h, " x ", p.w, ", got ",
            shape_text(y.shape, 4));
-  TG_CHECK(conv_pool_fits(s), a.op, "expected ", p.kh, " lines of ", p.w, " x ", p.c,
-           " to fit into a thread's scratch");
   return s;
 }
 
@@ -52,6 +50,8 @@ void bind_conv_pool(py::module_& m) {
                                conv_w,
                                {stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, 1},
                                {pool_h, pool_w, pool_h, pool_w, pool_pad_top, pool_pad_left}});
+          TG_CHECK(conv_pool_fits(s), a.op, "expected ", s.pool.kh, " lines of ", s.pool.w, " x ",
+                   s.pool.c, " to fit into a thread's scratch");
           a.expect_same(index, "index", y);
           if (b.data) a.expect(b, "b", {s.conv.f});
           const auto act = activation_kind(a.op, activation, Activation::relu);
@@ -77,6 +77,9 @@ void bind_conv_pool(py::module_& m) {
                                conv_w,
                                {stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, 1},
                                {pool_h, pool_w, pool_h, pool_w, pool_pad_top, pool_pad_left}});
+          TG_CHECK(conv_pool_dw_fits(s), a.op,
+                   "expected what a window of ", s.pool.kh, " x ", s.pool.kw,
+                   " sees of x to fit into a thread's scratch");
           a.expect_same(index, "index", dy);
           if (db.data) a.expect(db, "db", {s.conv.f});
           void* ws = workspace(conv2d_max_pool2d_backward_dw_workspace(s));

@@ -20,76 +20,79 @@ constexpr int64_t few_outputs = 6;
 // Outputs of a tile with this many vectors of filters.
 constexpr int rows_of(int vectors) { return std::min(direct_rows, most_accumulators / vectors); }
 
-// y[r][j] = act(bias[j] + sum over lines l and i < run of x[l][begin + r pixel_step + i]
-//               w[l w_line + i w_step + j])
-struct DirectTile {
+// y[r][j] = act(bias[j] + sum over lines l and i < run of x[l][r pixel_step + i]
+//               w[l w_line + i w_step + j]) for r < outputs
+struct DirectLine {
   const float* const* x;
-  int64_t lines, begin, run, pixel_step;
+  int64_t lines, run, pixel_step;
   const float* w;
   int64_t w_line, w_step;
   float* y;
-  int64_t y_step, cols;
+  int64_t y_step, outputs, cols;
   const Epilogue* epilogue;
-  int64_t col;  // column of the whole matrix that column 0 of the tile is
+  int64_t col;  // column of the whole matrix that column 0 is
 };
 
+// R <= t.outputs at a time; the last ones may overlap those before, which are then written again.
 template <int R, int V>
-void direct_tile(const DirectTile& t) {
-  const int64_t last_lanes = t.cols - (V - 1) * width;
+void direct_line(const DirectLine& t) {
+  const int64_t last_lanes = t.cols - (V - 1) * width, step = t.pixel_step;
   const Epilogue& e = *t.epilogue;
-  Vec acc[R][V];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int j = 0; j < V; ++j) acc[r][j] = Vec{};
-  }
-  const int64_t step = t.pixel_step;
-  for (int64_t l = 0; l < t.lines; ++l) {
-    const float* w = t.w + l * t.w_line;
-    const float* x[(R + 3) / 4];  // every fourth output: the rest is reached by scaled indices
-#pragma GCC unroll 4
-    for (int q = 0; q < (R + 3) / 4; ++q) x[q] = t.x[l] + t.begin + 4 * q * step;
-    for (int64_t i = 0; i < t.run; ++i, w += t.w_step) {
-      Vec row[V];
-#pragma GCC unroll 4
-      for (int j = 0; j < V; ++j) row[j] = load(w + j * width);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        const Vec pixel = splat(x[r / 4][r % 4 * step]);
-#pragma GCC unroll 4
-        for (int j = 0; j < V; ++j) acc[r][j] = fma(pixel, row[j], acc[r][j]);
-      }
-#pragma GCC unroll 4
-      for (int q = 0; q < (R + 3) / 4; ++q) ++x[q];
-    }
-  }
-#pragma GCC unroll 4
-  for (int j = 0; j < V; ++j) {
-    const bool full = j < V - 1 || last_lanes == width;
-    const int64_t lanes = full ? width : last_lanes;
-    const Vec bias = e.bias != nullptr ? load_partial(e.bias + t.col + j * width, lanes) : Vec{};
+  for (int64_t output = 0; output < t.outputs; output += R) {
+    const int64_t first = std::min(output, t.outputs - R);
+    Vec acc[R][V];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      Vec sum = acc[r][j] + bias;
-      if (e.act == Activation::relu) sum = activate<Activation::relu>(sum, Vec{});
-      float* y = t.y + r * t.y_step + j * width;
-      full ? store(y, sum) : store_partial(y, sum, lanes);
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j) acc[r][j] = Vec{};
+    }
+    for (int64_t l = 0; l < t.lines; ++l) {
+      const float* w = t.w + l * t.w_line;
+      const float* x[(R + 3) / 4];  // every fourth output: the rest is reached by scaled indices
+#pragma GCC unroll 4
+      for (int q = 0; q < (R + 3) / 4; ++q) x[q] = t.x[l] + (first + 4 * q) * step;
+      for (int64_t i = 0; i < t.run; ++i, w += t.w_step) {
+        Vec row[V];
+#pragma GCC unroll 4
+        for (int j = 0; j < V; ++j) row[j] = load(w + j * width);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+          const Vec pixel = splat(x[r / 4][r % 4 * step]);
+#pragma GCC unroll 4
+          for (int j = 0; j < V; ++j) acc[r][j] = fma(pixel, row[j], acc[r][j]);
+        }
+#pragma GCC unroll 4
+        for (int q = 0; q < (R + 3) / 4; ++q) ++x[q];
+      }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) {
+      const bool full = j < V - 1 || last_lanes == width;
+      const int64_t lanes = full ? width : last_lanes;
+      const Vec bias = e.bias != nullptr ? load_partial(e.bias + t.col + j * width, lanes) : Vec{};
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        Vec sum = acc[r][j] + bias;
+        if (e.act == Activation::relu) sum = activate<Activation::relu>(sum, Vec{});
+        float* y = t.y + (first + r) * t.y_step + j * width;
+        full ? store(y, sum) : store_partial(y, sum, lanes);
+      }
     }
   }
-  if (needs_row_pass(e)) {
-    for (int r = 0; r < R; ++r) activate_row(t.y + r * t.y_step, t.cols, e);
+  for (int64_t r = 0; needs_row_pass(e) && r < t.outputs; ++r) {
+    activate_row(t.y + r * t.y_step, t.cols, e);
   }
 }
 
 template <int I>
 constexpr auto tile_at() {
   constexpr int rows = I / tile_vectors + 1, vectors = I % tile_vectors + 1;
-  return direct_tile<std::min(rows, rows_of(vectors)), vectors>;
+  return direct_line<std::min(rows, rows_of(vectors)), vectors>;
 }
 
 template <int... I>
-void run_direct(int rows, int vectors, const DirectTile& t, std::integer_sequence<int, I...>) {
-  static constexpr void (*table[])(const DirectTile&) = {tile_at<I>()...};
+void run_direct(int rows, int vectors, const DirectLine& t, std::integer_sequence<int, I...>) {
+  static constexpr void (*table[])(const DirectLine&) = {tile_at<I>()...};
   table[(rows - 1) * tile_vectors + vectors - 1](t);
 }
 
@@ -97,20 +100,16 @@ void run_direct(int rows, int vectors, const DirectTile& t, std::integer_sequenc
 
 constexpr int64_t line_floats = int64_t{1} << 14;  // 64 KiB of the stack
 constexpr int64_t most_slots = 64;
+static_assert(most_slots >= segment_limit, "the lines of a window have a slot each");
 
-// Pixels of a line of x that so many outputs see, and lines that so many lines of y see.
+// Pixels of a line of x that so many outputs see.
 int64_t pixels_seen(const Conv2dShape& s, int64_t outputs) {
   return (outputs - 1) * s.stride_w + s.kw;
 }
-int64_t lines_seen(const Conv2dShape& s, int64_t lines) {
-  return (lines - 1) * s.stride_h + (s.kh - 1) * s.dilation_h + 1;
-}
-
 // Outputs of a line done at once, so that copies of all that they see fit, and a line of zeros;
 // 0: not even one.
 int64_t outputs_at_once(const Conv2dShape& s) {
-  const int64_t lines = lines_seen(s, 1) + 1;
-  const int64_t pixels = lines_seen(s, 1) <= most_slots ? line_floats / (lines * s.c) : 0;
+  const int64_t pixels = line_floats / ((s.kh + 1) * s.c);
   return pixels < s.kw ? 0 : std::min((pixels - s.kw) / s.stride_w + 1, s.ow);
 }
 
@@ -123,8 +122,8 @@ class Sight {
         s_(s),
         first_(span.begin * s.stride_w - s.pad_left),
         pixels_(pixels_seen(s, span.end - span.begin)),
-        reach_(lines_seen(s, 1)),
-        slots_(std::min({line_floats / (pixels_ * s.c) - 1, most_slots, reach_ + (lines - 1) * s.kh})) {
+        slots_(std::min({line_floats / (pixels_ * s.c) - 1, most_slots, lines * s.kh})),
+        reach_(s.dilation_h == 1 ? s.kh : 0) {
     std::fill_n(copy_, pixels_ * s.c, 0.0f);  // slot 0
     std::fill_n(held_, slots_, int64_t{-1});
   }
@@ -150,7 +149,8 @@ class Sight {
   }
 
  private:
-  // Neighbouring lines of y see mostly the same, so the last copies are looked through.
+  // The line before saw mostly the same, in the last copies made: what is found there stays, since
+  // one window makes fewer copies than there are slots behind it.
   const float* held_copy(int64_t line) {
     const int64_t size = pixels_ * s_.c;
     for (int64_t back = 1; back <= std::min(reach_, slots_); ++back) {
@@ -172,7 +172,7 @@ class Sight {
   int64_t held_[most_slots];
   const float* x_;
   const Conv2dShape& s_;
-  int64_t first_, pixels_, reach_, slots_, next_ = 0;
+  int64_t first_, pixels_, slots_, reach_, next_ = 0;
 };
 
 }  // namespace
@@ -193,15 +193,12 @@ void direct_lines(float* y, const float* x, const float* weights, const Conv2dSh
         const int vectors = static_cast<int>(panels.vectors_of(q));
         const int64_t col = panels.begin(q), w_step = packed ? vectors * width : s.f;
         const float* const w = weights + col * (packed ? s.kh * s.kw * s.c : 1);
-        const EvenCut cut(outputs.end - outputs.begin, rows_of(vectors));
-        for (int64_t t = 0; t < cut.pieces; ++t) {
-          const int64_t ox = cut(t);
-          run_direct(static_cast<int>(cut(t + 1) - ox), vectors,
-                     {lines, s.kh, ox * s.stride_w * s.c, s.kw * s.c, s.stride_w * s.c, w,
-                      s.kw * s.c * w_step, w_step, out + ox * s.f + col, s.f, panels.cols_of(q),
-                      &epilogue, col},
-                     All{});
-        }
+        const int64_t count = outputs.end - outputs.begin;
+        const int64_t rows = chunk_count(count, chunk_count(count, rows_of(vectors)));
+        run_direct(static_cast<int>(rows), vectors,
+                   {lines, s.kh, s.kw * s.c, s.stride_w * s.c, w, s.kw * s.c * w_step, w_step,
+                    out + col, s.f, count, panels.cols_of(q), &epilogue, col},
+                   All{});
       }
     }
   }

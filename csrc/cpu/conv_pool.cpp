@@ -1,8 +1,9 @@
 // y = max_pool(act(conv(x, w) + b)), dw, db     x (n, h, w, c)  y, index (n, poh, pow, f)
-// The image between convolution and pooling, and its gradient dz, never reach memory: a thread makes
-// a few lines of them in its L1 cache and uses them up. Of dz only the places in index are not 0.
-// Split: y by images and bands of rows; dw and db by lines of dz into fixed partial gradients, added
-// in order. FLOPs of the convolution; x, y, dy and index pass memory once.
+// The image between convolution and pooling never reaches memory: a thread makes a few lines of it
+// in its L1 cache and pools them. Its gradient is dy at the places in index and 0 elsewhere, so dw
+// needs only the windows of x there: 1 / (pool h w) of the convolution's FLOPs.
+// Split: y by images and bands of rows; dw and db by lines of dy and blocks of filters into fixed
+// partial gradients, added in order. x, y, dy and index pass memory once.
 #include "../ops/conv_pool.h"
 
 #include "conv.h"
@@ -28,50 +29,207 @@ int64_t band_rows(const ConvPool2dShape& s) {
                              s.pool.oh);
 }
 
-// Lines of dz in a block.
-int64_t block_lines(const Conv2dShape& c) {
-  const int64_t line = c.ow * c.f;
-  return std::clamp<int64_t>(wanted_floats(c) / line, 1, std::max<int64_t>(256 / c.ow, 1));
+// ---- dw: the windows of x behind each dy ----
+
+constexpr int64_t filter_block = 64, window_block = 64;  // bounds of the copies on the stack
+constexpr int tile_vectors_of_x = 3;
+
+// Filters of a tile: enough independent sums to hide the latency of additions.
+constexpr int filters_of(int vectors) { return vectors == 1 ? 8 : 4; }
+
+// What the convolution's outputs of some lines of pooled windows see of x, as a matrix: row
+// (window places + place) is one output's window, padded to whole vectors.
+class Patches {
+ public:
+  int64_t places, step;    // outputs of a pooled window; numbers of a row
+  int64_t windows, lines;  // that fit: of a line, and lines where those are all
+
+  explicit Patches(const ConvPool2dShape& s) : c_(s.conv), p_(s.pool) {
+    places = p_.kh * p_.kw;
+    const int64_t excess = std::max<int64_t>(4 - run_length(c_), 0);
+    step = chunk_count(c_.kh * c_.kw * c_.c + excess, width) * width;
+    rows_ = (p_.kh - 1) * c_.stride_h + (c_.kh - 1) * c_.dilation_h + 1;
+    const int64_t most = scratch_floats / (places * step);
+    windows = std::min({most, window_block, p_.ow});
+    while (rows_ * line_of(windows) + slack > scratch_floats) windows /= 2;
+    lines = windows < p_.ow ? 1 : std::min(most, window_block) / windows;
+  }
+
+  // The windows [window, window + count) of one pooled line, counted over all images.
+  void fill(float* patches, const float* x, int64_t pooled, int64_t window, int64_t count) const {
+    alignas(64) float image[scratch_floats];
+    const int64_t line = line_of(count);
+    copy_lines(image, x, pooled, window, line);
+    const int64_t length = run_length(c_), col_step = c_.stride_w * c_.c;
+    for (int64_t place = 0; place < places; ++place) {
+      const float* const corner =
+          image + place / p_.kw * c_.stride_h * line + place % p_.kw * col_step;
+      for (int64_t row = 0; row < c_.kh * c_.kw * c_.c; row += length) {
+        const int64_t tap = row / c_.c;
+        const float* from =
+            corner + tap / c_.kw * c_.dilation_h * line + tap % c_.kw * c_.dilation_w * c_.c;
+        float* to = patches + place * step + row;
+        const auto every = [&, step = places * step, from_step = p_.kw * col_step](auto copy) {
+          for (int64_t j = 0; j < count; ++j, to += step, from += from_step) copy();
+        };
+        if (length <= 4)  // a call would cost more; the next run overwrites what is too much
+          every([&] { store_quad(to, load_quad(from)); });
+        else
+          every([&] { std::copy_n(from, length, to); });
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t slack = 4;  // a short run is copied as four numbers
+
+  // A window is runs of so many numbers that lie side by side.
+  static int64_t run_length(const Conv2dShape& c) { return c.dilation_w == 1 ? c.kw * c.c : c.c; }
+
+  // Numbers of a line of x that so many windows see.
+  int64_t line_of(int64_t count) const {
+    return ((count * p_.kw - 1) * c_.stride_w + (c_.kw - 1) * c_.dilation_w + 1) * c_.c;
+  }
+
+  void copy_lines(float* image, const float* x, int64_t pooled, int64_t window,
+                  int64_t line) const {
+    const int64_t top = (pooled % p_.oh * p_.kh - p_.pad_top) * c_.stride_h - c_.pad_top;
+    const int64_t left = ((window * p_.kw - p_.pad_left) * c_.stride_w - c_.pad_left) * c_.c;
+    const int64_t from = std::clamp<int64_t>(-left, 0, line);
+    const int64_t to = std::clamp<int64_t>(c_.w * c_.c - left, from, line);
+    for (int64_t y = top; y < top + rows_; ++y, image += line) {
+      if (y < 0 || y >= c_.h) {
+        std::fill_n(image, line, 0.0f);
+        continue;
+      }
+      const float* const source = x + (pooled / p_.oh * c_.h + y) * c_.w * c_.c + left;
+      std::fill_n(image, from, 0.0f);
+      std::copy_n(source + from, to - from, image + from);
+      std::fill_n(image + to, line - to, 0.0f);
+    }
+    std::fill_n(image, slack, 0.0f);
+  }
+
+  const Conv2dShape& c_;
+  const Pool2dShape& p_;
+  int64_t rows_;
+};
+
+// sums[q] += over windows j of dz[j][q] (row of patches of window j and its place in the index)
+struct Windows {
+  const float* patches;
+  int64_t windows, window_step;
+  const int64_t* place;  // by index: where its row begins
+  const float* dz;
+  const uint8_t* index;
+  int64_t index_step;
+};
+
+template <int V>
+void add_windows(float* sums, int64_t sums_step, int filters, const Windows& in) {
+  constexpr int Q = filters_of(V);
+  const auto add = [&](auto whole) {
+    const int count = whole.value ? Q : filters;
+    Vec acc[Q][V];
+    for (int q = 0; q < count; ++q) {
+      for (int v = 0; v < V; ++v) acc[q][v] = load(sums + q * sums_step + v * width);
+    }
+    const float *dz = in.dz, *patch = in.patches;
+    const uint8_t* index = in.index;
+    for (int64_t j = 0; j < in.windows; ++j) {
+      for (int q = 0; q < count; ++q) {
+        const float* const row = patch + in.place[index[q]];
+        const Vec g = splat(dz[q]);
+        for (int v = 0; v < V; ++v) acc[q][v] = fma(g, load(row + v * width), acc[q][v]);
+      }
+      dz += filter_block;
+      index += in.index_step;
+      patch += in.window_step;
+    }
+    for (int q = 0; q < count; ++q) {
+      for (int v = 0; v < V; ++v) store(sums + q * sums_step + v * width, acc[q][v]);
+    }
+  };
+  if (filters == Q) return add(std::true_type{});
+  add(std::false_type{});
 }
 
-// dz of one line of the convolution, counted over all images; its sum is added to db.
-void spread_line(float* dz, float* db, const float* dy, const uint8_t* index,
-                 const ConvPool2dShape& s, int64_t line) {
-  const Pool2dShape& p = s.pool;
-  const int64_t image = line / p.h, row = line % p.h;
-  const int64_t i = (row + p.pad_top) / p.kh, a = (row + p.pad_top) % p.kh;
-  if (i >= p.oh || p.ow * p.kw - p.pad_left < p.w) std::fill_n(dz, p.w * p.c, 0.0f);
-  if (i >= p.oh) return;  // below the last whole window
-  const bool two_inside = p.kw == 2 && p.pad_left == 0 && p.ow * 2 <= p.w;
-  const int64_t from = (image * p.oh + i) * p.ow * p.c;
-  for_channels(p.c, [&](int64_t k, int64_t count, auto full) {
-    Vec total{};
-    for (int64_t j = 0; j < p.ow; ++j) {
-      const int64_t at = from + j * p.c + k;
-      const Vec g = load_channels<full.value>(dy + at, count);
-      const IVec place = load_index(index + at, count);
-      const auto write = [&](TapSpan cols) {
-        for (int64_t b = cols.begin; b < cols.end; ++b) {
-          const Vec part = select(place == splat_int(a * p.kw + b), g, Vec{});
-          store_channels<full.value>(dz + (j * p.kw - p.pad_left + b) * p.c + k, part, count);
-          total += part;
-        }
-      };
-      if (two_inside)  // constant bounds: the taps unroll
-        write({0, 2});
-      else
-        write(clip_taps(j * p.kw - p.pad_left, p.kw, 0, p.w));
+// dz[j][k] = dy where the index is a place, else 0, for `count` filters; db += their sum
+void open_windows(float* dz, float* db, const float* dy, const uint8_t* index, int64_t f,
+                  int64_t windows, int64_t count, int64_t places) {
+  for_channels(count, [&](int64_t k, int64_t lanes, auto full) {
+    Vec total = load_channels<full.value>(db + k, lanes);
+    for (int64_t j = 0; j < windows; ++j) {
+      const IVec at = load_index(index + j * f + k, lanes);
+      const Vec open = select(at < splat_int(static_cast<int32_t>(places)),
+                              load_channels<full.value>(dy + j * f + k, lanes), Vec{});
+      store_channels<full.value>(dz + j * filter_block + k, open, lanes);
+      total += open;
     }
-    if (db != nullptr) {
-      store_channels<full.value>(db + k, load_channels<full.value>(db + k, count) + total, count);
-    }
+    store_channels<full.value>(db + k, total, lanes);
   });
+}
+
+struct DwSplit {
+  int64_t blocks, parts;  // of filters, of pooled lines
+  explicit DwSplit(const ConvPool2dShape& s) {
+    blocks = chunk_count(s.pool.c, filter_block);
+    const int64_t lines = s.pool.n * s.pool.oh;
+    // a partial gradient must be worth its memory traffic
+    const int64_t worth = std::max<int64_t>(lines * s.pool.ow / 64, 1);
+    parts = std::min({chunk_count(wanted_chunks, blocks), lines, worth});
+  }
+};
+
+// The sums of filters [begin, end) over the pooled lines [line, line_end).
+void add_lines(float* sums, float* db, const Patches& patches, const float* x, const float* dy,
+               const uint8_t* index, const ConvPool2dShape& s, int64_t begin, int64_t end,
+               int64_t line, int64_t line_end) {
+  alignas(64) float scratch[scratch_floats + width], dz[window_block * filter_block];
+  int64_t place[256] = {};
+  for (int64_t i = 0; i < patches.places; ++i) place[i] = i * patches.step;
+  const int64_t f = s.pool.c, window_step = patches.places * patches.step;
+  std::fill_n(scratch, patches.lines * patches.windows * window_step + width, 0.0f);
+  const EvenCut pieces(s.pool.ow, patches.windows);
+  const EvenCut vector_cut(patches.step / width, tile_vectors_of_x);
+  for (int64_t lines; line < line_end; line += lines) {
+    lines = std::min(patches.lines, line_end - line);
+    for (int64_t piece = 0; piece < pieces.pieces; ++piece) {
+      const int64_t window = pieces(piece), count = pieces(piece + 1) - window;
+      for (int64_t l = 0; l < lines; ++l) {
+        patches.fill(scratch + l * count * window_step, x, line + l, window, count);
+      }
+      const int64_t from = (line * s.pool.ow + window) * f + begin;
+      open_windows(dz, db, dy + from, index + from, f, lines * count, end - begin, patches.places);
+      for (int64_t t = 0; t < vector_cut.pieces; ++t) {
+        const int64_t at = vector_cut(t) * width;
+        const int vectors = static_cast<int>(vector_cut(t + 1) - vector_cut(t));
+        for (int64_t q = begin; q < end; q += filters_of(vectors)) {
+          static constexpr void (*table[])(float*, int64_t, int, const Windows&) = {
+              add_windows<1>, add_windows<2>, add_windows<3>};
+          table[vectors - 1](
+              sums + (q - begin) * patches.step + at, patches.step,
+              static_cast<int>(std::min<int64_t>(filters_of(vectors), end - q)),
+              {scratch + at, lines * count, window_step, place, dz + q - begin,
+               index + from + q - begin, f});
+        }
+      }
+    }
+  }
 }
 
 }  // namespace
 
 bool conv_pool_fits(const ConvPool2dShape& s) {
   return s.pool.kh * s.conv.ow * s.conv.f <= scratch_floats;
+}
+
+bool conv_pool_dw_fits(const ConvPool2dShape& s) {
+  const Conv2dShape& c = s.conv;
+  const int64_t rows = (s.pool.kh - 1) * c.stride_h + (c.kh - 1) * c.dilation_h + 1;
+  const int64_t pixels = (s.pool.kw - 1) * c.stride_w + (c.kw - 1) * c.dilation_w + 1;
+  return s.pool.kh * s.pool.kw * (c.kh * c.kw * c.c + 32) <= scratch_floats &&
+         (rows * pixels + 1) * c.c + 32 <= scratch_floats;
 }
 
 void conv2d_max_pool2d_forward(float* y, uint8_t* index, const float* x, const float* w,
@@ -108,45 +266,41 @@ void conv2d_max_pool2d_backward_dw(float* dw, float* db, const float* x, const f
                                    const uint8_t* index, const ConvPool2dShape& s,
                                    void* workspace) {
   const Conv2dShape& c = s.conv;
-  const int64_t lines = c.n * c.oh, rows = c.kh * c.kw * c.c, size = rows * c.f;
-  if (s.pool.n * s.pool.oh * s.pool.ow == 0) {
+  const int64_t size = c.kh * c.kw * c.c * c.f, lines = s.pool.n * s.pool.oh;
+  if (lines * s.pool.ow == 0) {
     std::fill_n(dw, size, 0.0f);
     if (db != nullptr) std::fill_n(db, c.f, 0.0f);
     return;
   }
-  const DwPlan plan = plan_dw(c);
-  const bool split = plan.splits > 1;
-  float* const dw_parts = split ? static_cast<float*>(workspace) : dw;
-  float* const db_parts = split && db != nullptr ? dw_parts + plan.splits * size : db;
-  const int64_t block = block_lines(c);
-  parallel_for(plan.splits * plan.row_chunks, 1, [&](int64_t begin, int64_t end) {
-    alignas(64) float scratch[scratch_floats];
+  const Patches patches(s);
+  const DwSplit split(s);
+  const int64_t step = patches.step;
+  float* const parts = static_cast<float*>(workspace);       // [part][filter][step]
+  float* const db_parts = parts + split.parts * c.f * step;  // [part][filter]
+  parallel_for(split.parts * split.blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t r = i % plan.row_chunks, part = i / plan.row_chunks;
-      const int64_t from = lines * part / plan.splits, to = lines * (part + 1) / plan.splits;
-      float* const sums = db != nullptr && r == 0 ? db_parts + part * c.f : nullptr;
-      if (sums != nullptr) std::fill_n(sums, c.f, 0.0f);
-      for (int64_t line = from; line < to; line += block) {
-        const int64_t stop = std::min(line + block, to);
-        for (int64_t l = line; l < stop; ++l) {
-          spread_line(scratch + (l - line) * c.ow * c.f, sums, dy, index, s, l);
-        }
-        multiply_dw(dw_parts + part * size, x, scratch, c, 0, rows * r / plan.row_chunks,
-                    rows * (r + 1) / plan.row_chunks, line, stop, line > from);
-      }
+      const int64_t part = i / split.blocks, block = i % split.blocks;
+      const int64_t from = block * filter_block, to = std::min(from + filter_block, c.f);
+      float* const sums = parts + (part * c.f + from) * step;
+      float* const db_sums = db_parts + part * c.f + from;
+      std::fill_n(sums, (to - from) * step, 0.0f);
+      std::fill_n(db_sums, to - from, 0.0f);
+      add_lines(sums, db_sums, patches, x, dy, index, s, from, to, lines * part / split.parts,
+                lines * (part + 1) / split.parts);
     }
   });
-  if (!split) return;
-  combine_partials(dw, dw_parts, plan.splits, size, c.f, {});
-  if (db != nullptr) combine_partials(db, db_parts, plan.splits, c.f, c.f, {});
+  if (db != nullptr) combine_partials(db, db_parts, split.parts, c.f, c.f, {});
+  combine_partials(parts, parts, split.parts, c.f * step, step, {});
+  for (int64_t row = 0; row < size / c.f; ++row) {
+    for (int64_t filter = 0; filter < c.f; ++filter) {
+      dw[row * c.f + filter] = parts[filter * step + row];
+    }
+  }
 }
 
 int64_t conv2d_max_pool2d_backward_dw_workspace(const ConvPool2dShape& s) {
-  const Conv2dShape& c = s.conv;
   if (s.pool.n * s.pool.oh * s.pool.ow == 0) return 0;
-  const int64_t splits = plan_dw(c).splits;
-  const int64_t floats = splits * (c.kh * c.kw * c.c * c.f + c.f);
-  return splits > 1 ? floats * static_cast<int64_t>(sizeof(float)) : 0;
+  return DwSplit(s).parts * s.conv.f * (Patches(s).step + 1) * static_cast<int64_t>(sizeof(float));
 }
 
 }  // namespace tilegrad

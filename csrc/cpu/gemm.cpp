@@ -239,7 +239,6 @@ Right right_of(GemmKind kind, const float* b, GemmShape s) {
 
 // ---- transposition, in quads of floats: the unit that shuffles move within on every ISA ----
 
-using Quad = float __attribute__((vector_size(16)));
 using Lanes = std::make_integer_sequence<int, width>;
 
 // Of each quad of a and b: a0 b0 a1 b1 (Half = 0) or a2 b2 a3 b3 (Half = 2).
@@ -252,12 +251,6 @@ TILEGRAD_INLINE Vec interleave(Vec a, Vec b, std::integer_sequence<int, I...>) {
 template <int Half, int... I>
 TILEGRAD_INLINE Vec join_halves(Vec a, Vec b, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(a, b, (I / 4 * 4 + Half + I % 2 + I % 4 / 2 * width)...);
-}
-
-TILEGRAD_INLINE Quad load_quad(const float* p) {
-  Quad q;
-  std::memcpy(&q, p, sizeof q);
-  return q;
 }
 
 // Quad q of the result comes from p + 4 q ld.

@@ -31,6 +31,7 @@ constexpr int width = 4;
 using Vec = float __attribute__((vector_size(width * 4)));
 using IVec = int32_t __attribute__((vector_size(width * 4)));
 using UVec = uint32_t __attribute__((vector_size(width * 4)));
+using Quad = float __attribute__((vector_size(16)));  // on every ISA
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float quiet_nan = std::numeric_limits<float>::quiet_NaN();
@@ -63,6 +64,14 @@ TILEGRAD_INLINE Vec load(const float* p) {
 
 TILEGRAD_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
+TILEGRAD_INLINE Quad load_quad(const float* p) {
+  Quad q;
+  std::memcpy(&q, p, sizeof q);
+  return q;
+}
+
+TILEGRAD_INLINE void store_quad(float* p, Quad q) { std::memcpy(p, &q, sizeof q); }
+
 // The first `count` <= width lanes; memory behind them is not touched and the other lanes are 0.
 TILEGRAD_INLINE Vec load_partial(const float* p, int64_t count) {
 #if defined(__AVX512F__)
@@ -89,48 +98,51 @@ TILEGRAD_INLINE void store_partial(float* p, Vec v, int64_t count) {
 // ---- bytes ----
 
 // `count` <= width bytes as integers; memory behind them is not touched and the other lanes are 0.
-// (GCC 12 takes __builtin_convertvector between bytes and integers lane by lane.)
 TILEGRAD_INLINE IVec load_bytes(const uint8_t* p, int64_t count) {
 #if defined(__AVX512F__)
   return reinterpret_cast<IVec>(_mm512_maskz_cvtepu8_epi32(
       0xffff, _mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << count) - 1), p)));
 #else
-  using Bytes = uint8_t __attribute__((vector_size(16)));
-  Bytes b{};
+  uint64_t packed = 0;  // in a general register: on the stack it would wait for the store before it
   if (count == width)
-    std::memcpy(&b, p, width);
+    std::memcpy(&packed, p, width);
   else
-    for (int64_t i = 0; i < count; ++i) b[i] = p[i];
+    for (int64_t i = 0; i < count; ++i) packed |= uint64_t{p[i]} << (8 * i);
+#if defined(__SSE2__)
+  const __m128i b = _mm_cvtsi64_si128(static_cast<long long>(packed));
 #if defined(__AVX2__)
-  return reinterpret_cast<IVec>(_mm256_cvtepu8_epi32(reinterpret_cast<__m128i>(b)));
+  return reinterpret_cast<IVec>(_mm256_cvtepu8_epi32(b));
 #else
-  const Bytes zero{};  // interleaved with zeros twice, little-endian
-  const Bytes pairs =
-      __builtin_shufflevector(b, zero, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  return reinterpret_cast<IVec>(
-      __builtin_shufflevector(pairs, zero, 0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23));
+  const __m128i zero{};  // interleaved with zeros twice, little-endian
+  return reinterpret_cast<IVec>(_mm_unpacklo_epi16(_mm_unpacklo_epi8(b, zero), zero));
+#endif
+#else
+  IVec v;
+  for (int i = 0; i < width; ++i) v[i] = static_cast<int32_t>(packed >> (8 * i) & 0xff);
+  return v;
 #endif
 #endif
 }
 
-// The low bytes of the first `count` <= width lanes.
+// The first `count` <= width lanes, 0 to 255 each.
 TILEGRAD_INLINE void store_bytes(uint8_t* p, IVec v, int64_t count) {
 #if defined(__AVX512F__)
   _mm_mask_storeu_epi8(p, static_cast<__mmask16>((1u << count) - 1),
                        _mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(v)));
 #else
-  using Bytes = uint8_t __attribute__((vector_size(width * 4)));
-  const Bytes b = reinterpret_cast<Bytes>(v);
-#if defined(__AVX2__)
-  const Bytes low = __builtin_shufflevector(b, b, 0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0,
-                                            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+#if defined(__SSE2__)
+  __m128i half[2];  // the second is used with 8 lanes
+  std::memcpy(half, &v, sizeof v);
+  const __m128i words = _mm_packs_epi32(half[0], half[width / 8]);
+  const auto packed = static_cast<uint64_t>(_mm_cvtsi128_si64(_mm_packus_epi16(words, words)));
 #else
-  const Bytes low = __builtin_shufflevector(b, b, 0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  uint64_t packed = 0;
+  for (int i = 0; i < width; ++i) packed |= uint64_t{static_cast<uint8_t>(v[i])} << (8 * i);
 #endif
   if (count == width)
-    std::memcpy(p, &low, width);
+    std::memcpy(p, &packed, width);
   else
-    for (int64_t i = 0; i < count; ++i) p[i] = low[i];
+    for (int64_t i = 0; i < count; ++i) p[i] = static_cast<uint8_t>(packed >> (8 * i));
 #endif
 }
 
@@ -246,7 +258,6 @@ TILEGRAD_INLINE Vec copysign(Vec magnitude, Vec sign) {
 // Horizontal reductions: a fixed tree, lane i with lane i + s for s = width / 2, ..., 1.
 template <class F>
 TILEGRAD_INLINE float reduce_lanes(Vec v, F op) {
-  using Quad = float __attribute__((vector_size(16)));
   Quad part[width / 4];
   std::memcpy(part, &v, sizeof v);
   for (int s = width / 8; s > 0; s /= 2)

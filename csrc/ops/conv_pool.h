@@ -7,14 +7,16 @@ namespace tilegrad {
 
 // The convolution has one group, and its output is the pooling's image: pool.h = conv.oh and so on.
 // The windows of the pooling lie side by side (stride_h = kh, stride_w = kw), no whole one is left
-// out, they have 255 taps at most, and conv_pool_fits.
+// out, and they have 255 taps at most.
 struct ConvPool2dShape {
   Conv2dShape conv;
   Pool2dShape pool;
 };
 
-// Whether the lines of one row of windows fit into the scratch of a thread.
+// Whether a thread's scratch holds the image behind one row of windows (forward), or what one window
+// sees of x (dw): the two kernels ask for it.
 bool conv_pool_fits(const ConvPool2dShape& s);
+bool conv_pool_dw_fits(const ConvPool2dShape& s);
 
 // The index of a window whose maximum a relu closed: no tap, so that no gradient passes.
 constexpr uint8_t closed_window = 255;

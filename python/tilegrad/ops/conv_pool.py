@@ -11,7 +11,7 @@ from .conv import Conv2D, conv2d_gradients, conv2d_op
 from .dense import before_activation
 from .pool import MaxPool2D, pool2d_op
 
-_SCRATCH = 2**16  # numbers that a thread can keep of the image between the two, see conv_pool.cpp
+_SCRATCH = 2**16  # numbers that a thread keeps of the image between the two, or of x: conv_pool.cpp
 
 
 class Conv2DMaxPool2D(Op):
@@ -39,7 +39,7 @@ class Conv2DMaxPool2D(Op):
 
     def backward(self, k, dy):
         x, w, index = self.saved
-        if self.needs[0]:
+        if self.needs[0] or not self.dw_fits(w):
             dz = k.empty(self.image_shape, dy.dtype)
             k.max_pool2d_backward_dx(dz, dy, index, *self.pool.geometry)
             _, db = before_activation(k, dz, None, 0, 0.0, self.needs[2])
@@ -48,6 +48,15 @@ class Conv2DMaxPool2D(Op):
         db = k.empty(w.shape[3:], w.dtype) if self.needs[2] else None
         k.conv2d_max_pool2d_backward_dw(dw, db, x, dy, index, *self.sizes)
         return None, dw, db
+
+    def dw_fits(self, w) -> bool:
+        """Whether a thread's scratch holds what a window of the pooling sees of x."""
+        sh, sw, _, _, dh, dw, _ = self.conv.geometry
+        (kh, kw, c, _), (pool_h, pool_w) = w.shape, self.pool.window
+        rows = (pool_h - 1) * sh + (kh - 1) * dh + 1
+        pixels = (pool_w - 1) * sw + (kw - 1) * dw + 1
+        patches = pool_h * pool_w * (kh * kw * c + 32)
+        return max(patches, (rows * pixels + 1) * c + 32) <= _SCRATCH
 
 
 def can_fuse(conv: Conv2D, pool: MaxPool2D, image_shape) -> bool:
