@@ -77,9 +77,8 @@ def test_sgd(backend, momentum, nesterov, hyper, rng):
 def test_denormal_moments_end_at_zero(backend):
     w, g, m, v = (np.full(40, value, np.float32) for value in (1.0, 0.0, 1e-39, 2e-40))
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    backend.adam_update(
-        [w], [g], [[m], [v]], one, zero, f32(0.01), np.inf, 5, f32(0.9), f32(0.999), f32(1e-7), False
-    )
+    rates = f32(0.9), f32(0.999), f32(1e-7)
+    backend.adam_update([w], [g], [[m], [v]], one, zero, f32(0.01), np.inf, 5, *rates, False)
     assert not m.any() and not v.any()
     assert np.float32(1e-30) * np.float32(1e-10) > 0  # elsewhere nothing is flushed
 

@@ -1,4 +1,4 @@
-"""PyTorch, eager or compiled: fused Adam, denormals flushed, images at hand as one float32 tensor."""
+"""PyTorch, eager or compiled: fused Adam, denormals flushed, images at hand as one tensor."""
 
 import torch
 from torch import nn

@@ -77,9 +77,8 @@ void bind_conv_pool(py::module_& m) {
                                conv_w,
                                {stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, 1},
                                {pool_h, pool_w, pool_h, pool_w, pool_pad_top, pool_pad_left}});
-          TG_CHECK(conv_pool_dw_fits(s), a.op,
-                   "expected what a window of ", s.pool.kh, " x ", s.pool.kw,
-                   " sees of x to fit into a thread's scratch");
+          TG_CHECK(conv_pool_dw_fits(s), a.op, "expected what a window of ", s.pool.kh, " x ",
+                   s.pool.kw, " sees of x to fit into a thread's scratch");
           a.expect_same(index, "index", dy);
           if (db.data) a.expect(db, "db", {s.conv.f});
           void* ws = workspace(conv2d_max_pool2d_backward_dw_workspace(s));

@@ -7,7 +7,7 @@ namespace tilegrad {
 
 // The register tile is tile_rows x (tile_vectors width). Accumulators + one row of B + one
 // broadcast fill the register file: 8 x 3 + 3 of 32 (AVX-512, which broadcasts from memory), 6 x 2
-// + 3 of 16, 4 x 2 + 3 of 16.
+// + 3 of 16; 2 x 6 + 2 + 1 of 16, where numbers are shuffled into all lanes, so few of them.
 #if defined(__AVX512F__)
 constexpr int tile_rows = 8, tile_vectors = 3;
 #elif defined(__AVX2__)
@@ -15,14 +15,14 @@ constexpr int tile_rows = 6, tile_vectors = 2;
 #elif defined(__aarch64__)
 constexpr int tile_rows = 6, tile_vectors = 4;
 #else
-constexpr int tile_rows = 4, tile_vectors = 2;
+constexpr int tile_rows = 2, tile_vectors = 6;
 #endif
 constexpr int tile_cols = tile_vectors * width;
 
 // One pass over k: a panel of B, depth_block x tile_cols floats, stays in L1 or close to it while
 // row_block rows of A, row_block x depth_block floats, come from L2.
 constexpr int64_t depth_block = 256;
-constexpr int64_t row_block = 12 * tile_rows;
+constexpr int64_t row_block = 96 / tile_rows * tile_rows;
 
 // B is packed this many floats at a time: 8 MiB, a share of L3.
 constexpr int64_t packed_floats = int64_t{1} << 21;

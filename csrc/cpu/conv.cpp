@@ -234,8 +234,8 @@ void pack_weights(float* packed, const float* w, const Conv2dShape& s, bool tran
           const int64_t j = panels.begin(q), step = panels.vectors_of(q) * width;
           const float* source = w + tap * cg * s.f + group * fg + (transposed ? j * s.f : j);
           float* target = packed + (group * panels.padded() + j) * taps * depth;
-          pack_panel(target + (mirrored ? taps - 1 - tap : tap) * depth * step, step, source, s.f, transposed, depth,
-                     panels.cols_of(q));
+          pack_panel(target + (mirrored ? taps - 1 - tap : tap) * depth * step, step, source, s.f,
+                     transposed, depth, panels.cols_of(q));
         }
       });
 }

@@ -13,7 +13,7 @@ namespace tilegrad {
 namespace {
 
 // Accumulators, a row of weights and a broadcast fill the registers, as in blocking.h.
-constexpr int direct_rows = tile_vectors == 3 ? 13 : tile_rows;
+constexpr int direct_rows = tile_vectors == 3 ? 13 : std::max(tile_rows, 4);
 constexpr int most_accumulators = tile_vectors == 3 ? 26 : tile_rows * tile_vectors;
 constexpr int64_t few_outputs = 6;
 
@@ -52,15 +52,9 @@ void direct_line(const DirectLine& t) {
 #pragma GCC unroll 4
       for (int q = 0; q < (R + 3) / 4; ++q) x[q] = t.x[l] + (first + 4 * q) * step;
       for (int64_t i = 0; i < t.run; ++i, w += t.w_step) {
-        Vec row[V];
-#pragma GCC unroll 4
-        for (int j = 0; j < V; ++j) row[j] = load(w + j * width);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-          const Vec pixel = splat(x[r / 4][r % 4 * step]);
-#pragma GCC unroll 4
-          for (int j = 0; j < V; ++j) acc[r][j] = fma(pixel, row[j], acc[r][j]);
-        }
+        add_outer_product(
+            acc, [&](int r) { return splat(x[r / 4][r % 4 * step]); },
+            [&](int j) { return load(w + j * width); });
 #pragma GCC unroll 4
         for (int q = 0; q < (R + 3) / 4; ++q) ++x[q];
       }
@@ -241,15 +235,9 @@ void direct_dw_tile(const DirectDwTile& t) {
 #pragma GCC unroll 16
     for (int r = 0; r < (run ? 1 : R); ++r) x[r] = t.x[l * t.kh + t.line[r]] + t.offset[r];
     for (int64_t p = 0; p != t.pixels * t.pixel_step; p += t.pixel_step, dy += t.dy_step) {
-      Vec row[V];
-#pragma GCC unroll 4
-      for (int j = 0; j < V; ++j) row[j] = load_at(dy, j);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        const Vec pixel = splat(run ? x[0][p + r] : x[r][p]);
-#pragma GCC unroll 4
-        for (int j = 0; j < V; ++j) acc[r][j] = fma(pixel, row[j], acc[r][j]);
-      }
+      add_outer_product(
+          acc, [&](int r) { return splat(run ? x[0][p + r] : x[r][p]); },
+          [&](int j) { return load_at(dy, j); });
     }
   }
 #pragma GCC unroll 16
@@ -354,12 +342,12 @@ void direct_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s,
               of_window[r] = (first + r) / window_line;
               offset[r] = (first + r) % window_line;
             }
-            run_direct_dw(rows, vectors, run, cols == vectors * width,
-                          {dw + first * s.f + col, s.f, lines, of_window, offset, s.kh,
-                           s.stride_w * s.c, gradient + col, s.ow * s.f, s.f, count,
-                           outputs.end - outputs.begin, cols - (vectors - 1) * width,
-                           accumulate || piece > 0 || line > line_begin},
-                          All{});
+            run_direct_dw(
+                rows, vectors, run, cols == vectors * width,
+                {dw + first * s.f + col, s.f, lines, of_window, offset, s.kh, s.stride_w * s.c,
+                 gradient + col, s.ow * s.f, s.f, count, outputs.end - outputs.begin,
+                 cols - (vectors - 1) * width, accumulate || piece > 0 || line > line_begin},
+                All{});
           }
         }
       }

@@ -207,11 +207,10 @@ void add_lines(float* sums, float* db, const Patches& patches, const float* x, c
         for (int64_t q = begin; q < end; q += filters_of(vectors)) {
           static constexpr void (*table[])(float*, int64_t, int, const Windows&) = {
               add_windows<1>, add_windows<2>, add_windows<3>};
-          table[vectors - 1](
-              sums + (q - begin) * patches.step + at, patches.step,
-              static_cast<int>(std::min<int64_t>(filters_of(vectors), end - q)),
-              {scratch + at, lines * count, window_step, place, dz + q - begin,
-               index + from + q - begin, f});
+          table[vectors - 1](sums + (q - begin) * patches.step + at, patches.step,
+                             static_cast<int>(std::min<int64_t>(filters_of(vectors), end - q)),
+                             {scratch + at, lines * count, window_step, place, dz + q - begin,
+                              index + from + q - begin, f});
         }
       }
     }

@@ -56,15 +56,8 @@ void tile_kernel(const Tile& tile) {
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) a[i] = segment[1 + i];
     for (int64_t p = 0; p != end; p += a_step, b += b_step) {
-      Vec row[V];
-#pragma GCC unroll 4
-      for (int j = 0; j < V; ++j) row[j] = load(b + j * width);
-#pragma GCC unroll 8
-      for (int i = 0; i < R; ++i) {
-        const Vec x = splat(a[i][p]);
-#pragma GCC unroll 4
-        for (int j = 0; j < V; ++j) acc[i][j] = fma(x, row[j], acc[i][j]);
-      }
+      add_outer_product(
+          acc, [&](int i) { return splat(a[i][p]); }, [&](int j) { return load(b + j * width); });
     }
   }
 
@@ -132,13 +125,24 @@ struct Range {
 // c[rows, panels] = a[rows, depth] b[depth, panels] on the calling thread.
 void multiply_block(Output c, Left a, Right b, const Panels& panels, int64_t k, Range rows,
                     Range group, Range depth, const Epilogue* epilogue) {
-  alignas(64) float scratch[depth_block * tile_cols];
+  alignas(64) float scratch[depth_block * tile_cols], rows_copy[depth_block * row_block];
+  // Columns of a far apart share few places of the caches: a copy pays where two panels use it.
+  const bool copies_rows = a.row_step == 1 && a.k_step >= 1024 && group.end - group.begin > 1 &&
+                           rows.end - rows.begin <= row_block;
   const EvenCut row_cut(rows.end - rows.begin, tile_rows);
   const EvenCut cut(depth.end - depth.begin, depth_block);
   const int64_t passes = std::max<int64_t>(cut.pieces, 1);
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t p0 = depth.begin + (cut.pieces > 0 ? cut(pass) : 0);
     const int64_t p1 = depth.begin + (cut.pieces > 0 ? cut(pass + 1) : 0);
+    Left left{a.data + rows.begin * a.row_step + p0 * a.k_step, a.row_step, a.k_step};
+    if (copies_rows) {
+      const int64_t count = rows.end - rows.begin;
+      for (int64_t p = 0; p < p1 - p0; ++p) {
+        std::copy_n(left.data + p * left.k_step, count, rows_copy + p * count);
+      }
+      left = {rows_copy, 1, count};
+    }
     for (int64_t q = group.begin; q < group.end; ++q) {
       const int vectors = static_cast<int>(panels.vectors_of(q));
       const int64_t j = panels.begin(q), cols = panels.cols_of(q);
@@ -156,15 +160,21 @@ void multiply_block(Output c, Left a, Right b, const Panels& panels, int64_t k, 
       }
       const float* segment[1 + tile_rows] = {panel};
       float* out[tile_rows];
-      const Tile tile{segment,  1,        p1 - p0,
-                      a.k_step, b_step,   out,
-                      cols,     pass > 0, pass + 1 == passes ? epilogue : nullptr,
+      const Tile tile{segment,
+                      1,
+                      p1 - p0,
+                      left.k_step,
+                      b_step,
+                      out,
+                      cols,
+                      pass > 0,
+                      pass + 1 == passes ? epilogue : nullptr,
                       j};
       for (int64_t i = 0; i < row_cut.pieces; ++i) {
         const int64_t r0 = rows.begin + row_cut(i);
         const int count = static_cast<int>(rows.begin + row_cut(i + 1) - r0);
         for (int r = 0; r < count; ++r) {
-          segment[1 + r] = a.data + (r0 + r) * a.row_step + p0 * a.k_step;
+          segment[1 + r] = left.data + (row_cut(i) + r) * left.row_step;
           out[r] = c.data + (r0 + r) * c.ld + j;
         }
         run_tile(count, vectors, tile);

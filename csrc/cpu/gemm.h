@@ -8,6 +8,33 @@ namespace tilegrad {
 
 // ---- the register tile ----
 
+// acc[r][j] += x(r) b(j), for functions that load a number into all lanes, and a vector. Few rows stay
+// in registers while the columns pass: of 16 registers, 2 x 6 sums leave too few for the columns.
+template <int R, int V, class X, class B>
+TILEGRAD_INLINE void add_outer_product(Vec (&acc)[R][V], X x, B b) {
+  if constexpr (R <= 2 && R < V) {
+    Vec rows[R];
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) rows[r] = x(r);
+#pragma GCC unroll 8
+    for (int j = 0; j < V; ++j) {
+      const Vec column = b(j);
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) acc[r][j] = fma(rows[r], column, acc[r][j]);
+    }
+  } else {
+    Vec columns[V];
+#pragma GCC unroll 8
+    for (int j = 0; j < V; ++j) columns[j] = b(j);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vec row = x(r);
+#pragma GCC unroll 8
+      for (int j = 0; j < V; ++j) acc[r][j] = fma(row, columns[j], acc[r][j]);
+    }
+  }
+}
+
 // What happens to a finished sum: y = act(sum + bias[j]).
 struct Epilogue {
   const float* bias = nullptr;  // of column 0, or null
