@@ -50,11 +50,11 @@ CASES = {"small-32": 32, "small-128": 128, "small-512": 512, "wide-64": 64}
 # Steps before the first timed epoch, at least: where the loss falls steeply, the order of the
 # images decides it, and comparing it proves nothing.
 WARM_UP = 24
-# rounds, images of the small network, images of the wide one
+# rounds and images of the small network, and of the wide one
 MODES = {
-    "quick": (1, 5_120, 512),
-    "default": (3, 15_360, 1_536),
-    "full": (5, 59_904, 3_072),
+    "quick": {"small": (1, 5_120), "wide": (1, 512)},
+    "default": {"small": (9, 10_240), "wide": (3, 1_536)},
+    "full": {"small": (9, 59_904), "wide": (5, 3_072)},
 }
 # What limits PyTorch's three sources of kernels to an instruction set of tilegrad's. MKL obeys on
 # Intel's processors only, hence one more row there: COMPATIBLE is its SSE2 code on any processor.
@@ -238,10 +238,9 @@ def main() -> None:
     if arguments.isa:
         isa, contenders = arguments.isa, limited(arguments.isa)
         cases = [case for case in cases if case.startswith("small")]
-    rounds, small, wide = MODES[arguments.mode]
     rows = []
     for case in cases:
-        count = small if case.startswith("small") else wide
+        rounds, count = MODES[arguments.mode][case.partition("-")[0]]
         rows += measure(case, contenders, rounds, count, arguments.threads)
     for row in rows:
         text = row.get("absent") or f"{row['epoch_seconds']:8.2f} s  {row['ratio']:6.2f}"

@@ -21,12 +21,10 @@ constexpr int64_t few_outputs = 6;
 constexpr int rows_of(int vectors) { return std::min(direct_rows, most_accumulators / vectors); }
 
 // y[r][j] = act(bias[j] + sum over lines l and i < run of x[l][r pixel_step + i]
-//               w[l w_line + i w_step + j]) for r < outputs
+//               w[l][i w_step + j]) for r < outputs
 struct DirectLine {
-  const float* const* x;
-  int64_t lines, run, pixel_step;
-  const float* w;
-  int64_t w_line, w_step;
+  const float *const *x, *const *w;
+  int64_t lines, run, pixel_step, w_step;
   float* y;
   int64_t y_step, outputs, cols;
   const Epilogue* epilogue;
@@ -47,7 +45,7 @@ void direct_line(const DirectLine& t) {
       for (int j = 0; j < V; ++j) acc[r][j] = Vec{};
     }
     for (int64_t l = 0; l < t.lines; ++l) {
-      const float* w = t.w + l * t.w_line;
+      const float* w = t.w[l];
       const float* x[(R + 3) / 4];  // every fourth output: the rest is reached by scaled indices
 #pragma GCC unroll 4
       for (int q = 0; q < (R + 3) / 4; ++q) x[q] = t.x[l] + (first + 4 * q) * step;
@@ -124,10 +122,13 @@ class Sight {
 
   bool in_place() const { return first_ >= 0 && first_ + pixels_ <= s_.w; }
 
+  const float* zeros() const { return copy_; }
+
   // Copies kept; those in sight at once must not be more.
   int64_t slots() const { return slots_; }
 
-  // lines[i] is what line `line` of y, counted over all images, sees through row i of its window.
+  // lines[i] is what line `line` of y, counted over all images, sees through row i of its window:
+  // zeros() outside the image.
   void see(const float** lines, int64_t line, Span rows) {
     const int64_t image = line / s_.oh, top = line % s_.oh * s_.stride_h - s_.pad_top;
     for (int64_t i = rows.begin; i < rows.end; ++i) {
@@ -173,25 +174,32 @@ class Sight {
 
 void direct_lines(float* y, const float* x, const float* weights, const Conv2dShape& s, bool packed,
                   const Epilogue& epilogue, int64_t begin, int64_t end, Span group) {
-  const float* lines[segment_limit];
+  const float *seen[segment_limit], *x_lines[segment_limit], *w_lines[segment_limit];
   const Panels panels(s.f);
   const EvenCut pieces(s.ow, outputs_at_once(s));
+  const int64_t run = s.kw * s.c;
   using All = std::make_integer_sequence<int, direct_rows * tile_vectors>;
   for (int64_t piece = 0; piece < pieces.pieces; ++piece) {
     const Span outputs{pieces(piece), pieces(piece + 1)};
+    const int64_t count = outputs.end - outputs.begin;
     Sight sight(x, s, outputs, 1);
     for (int64_t line = begin; line < end; ++line) {
-      sight.see(lines, line, {0, s.kh});
+      sight.see(seen, line, {0, s.kh});
       float* const out = y + ((line - begin) * s.ow + outputs.begin) * s.f;
       for (int64_t q = group.begin; q < group.end; ++q) {
         const int vectors = static_cast<int>(panels.vectors_of(q));
         const int64_t col = panels.begin(q), w_step = packed ? vectors * width : s.f;
-        const float* const w = weights + col * (packed ? s.kh * s.kw * s.c : 1);
-        const int64_t count = outputs.end - outputs.begin;
+        const float* const w = weights + col * (packed ? s.kh * run : 1);
+        int64_t lines = 0;
+        for (int64_t i = 0; i < s.kh; ++i) {
+          if (seen[i] == sight.zeros()) continue;
+          x_lines[lines] = seen[i];
+          w_lines[lines++] = w + i * run * w_step;
+        }
         const int64_t rows = chunk_count(count, chunk_count(count, rows_of(vectors)));
         run_direct(static_cast<int>(rows), vectors,
-                   {lines, s.kh, s.kw * s.c, s.stride_w * s.c, w, s.kw * s.c * w_step, w_step,
-                    out + col, s.f, count, panels.cols_of(q), &epilogue, col},
+                   {x_lines, w_lines, lines, run, s.stride_w * s.c, w_step, out + col, s.f, count,
+                    panels.cols_of(q), &epilogue, col},
                    All{});
       }
     }
@@ -207,7 +215,7 @@ namespace {
 struct DirectDwTile {
   float* dw;
   int64_t dw_step;
-  const float* const* x;
+  const float *const *x, *zeros;
   const int64_t *line, *offset;
   int64_t kh, pixel_step;
   const float* dy;
@@ -230,6 +238,7 @@ void direct_dw_tile(const DirectDwTile& t) {
     }
   }
   for (int64_t l = 0; l < t.lines; ++l) {
+    if (run && t.x[l * t.kh + t.line[0]] == t.zeros) continue;
     const float* dy = t.dy + l * t.dy_line;
     const float* x[run ? 1 : R];
 #pragma GCC unroll 16
@@ -342,12 +351,12 @@ void direct_dw(float* dw, const float* x, const float* dy, const Conv2dShape& s,
               of_window[r] = (first + r) / window_line;
               offset[r] = (first + r) % window_line;
             }
-            run_direct_dw(
-                rows, vectors, run, cols == vectors * width,
-                {dw + first * s.f + col, s.f, lines, of_window, offset, s.kh, s.stride_w * s.c,
-                 gradient + col, s.ow * s.f, s.f, count, outputs.end - outputs.begin,
-                 cols - (vectors - 1) * width, accumulate || piece > 0 || line > line_begin},
-                All{});
+            run_direct_dw(rows, vectors, run, cols == vectors * width,
+                          {dw + first * s.f + col, s.f, lines, sight.zeros(), of_window, offset,
+                           s.kh, s.stride_w * s.c, gradient + col, s.ow * s.f, s.f, count,
+                           outputs.end - outputs.begin, cols - (vectors - 1) * width,
+                           accumulate || piece > 0 || line > line_begin},
+                          All{});
           }
         }
       }
