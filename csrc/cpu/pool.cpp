@@ -180,6 +180,19 @@ template <class Index>
 void max_backward(float* dx, const float* dy, const Index* index, const Pool2dShape& s) {
   const int64_t row_step = s.w * s.c;
   const bool plain_2x2 = s.kh == 2 && s.kw == 2 && !overlaps(s);
+  const bool whole = s.oh * s.kh == s.h && s.ow * s.kw == s.w;
+  if (plain_2x2 && tiles(s) && whole && s.c >= min_vector_channels) {  // nothing to clip
+    parallel_output_rows(s, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        for (int64_t j = 0; j < s.ow; ++j) {
+          const int64_t from = (row * s.ow + j) * s.c, to = row * 2 * row_step + j * 2 * s.c;
+          spread_max<false>(dx, dy + from, index + from, to, TapSpan{0, 2}, TapSpan{0, 2}, 2,
+                            row_step, s.c);
+        }
+      }
+    });
+    return;
+  }
   // beyond some dozen overlapping taps, finding the one that counts beats visiting all
   const bool scatter = s.c < min_vector_channels || (overlaps(s) && s.kh * s.kw > 32);
   const bool clear = scatter || !tiles(s);
