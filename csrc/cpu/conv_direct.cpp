@@ -15,6 +15,7 @@ namespace {
 // Accumulators, a row of weights and a broadcast fill the registers, as in blocking.h.
 constexpr int direct_rows = tile_vectors == 3 ? 13 : std::max(tile_rows, 4);
 constexpr int most_accumulators = tile_vectors == 3 ? 26 : tile_rows * tile_vectors;
+// Lines of fewer outputs leave most of a tile empty.
 constexpr int64_t few_outputs = 6;
 
 // Outputs of a tile with this many vectors of filters.
@@ -41,7 +42,7 @@ void direct_line(const DirectLine& t) {
     Vec acc[R][V];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int j = 0; j < V; ++j) acc[r][j] = Vec{};
     }
     for (int64_t l = 0; l < t.lines; ++l) {
@@ -57,7 +58,7 @@ void direct_line(const DirectLine& t) {
         for (int q = 0; q < (R + 3) / 4; ++q) ++x[q];
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < V; ++j) {
       const bool full = j < V - 1 || last_lanes == width;
       const int64_t lanes = full ? width : last_lanes;
@@ -98,6 +99,7 @@ static_assert(most_slots >= segment_limit, "the lines of a window have a slot ea
 int64_t pixels_seen(const Conv2dShape& s, int64_t outputs) {
   return (outputs - 1) * s.stride_w + s.kw;
 }
+
 // Outputs of a line done at once, so that copies of all that they see fit, and a line of zeros;
 // 0: not even one.
 int64_t outputs_at_once(const Conv2dShape& s) {
@@ -232,7 +234,7 @@ void direct_dw_tile(const DirectDwTile& t) {
   Vec acc[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < V; ++j) {
       acc[r][j] = t.accumulate ? load_at(t.dw + r * t.dw_step, j) : Vec{};
     }
@@ -252,7 +254,7 @@ void direct_dw_tile(const DirectDwTile& t) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     float* dw = t.dw + r * t.dw_step;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < V; ++j) {
       if (full || j < V - 1) {
         store(dw + j * width, acc[r][j]);

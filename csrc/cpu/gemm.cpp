@@ -19,7 +19,7 @@ namespace {
 template <int R, int V>
 TILEGRAD_INLINE void finish(Vec (&acc)[R][V], const Epilogue& e, int64_t col, int64_t last_lanes) {
   if (e.bias != nullptr) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < V; ++j) {
       const float* bias = e.bias + col + j * width;
       const Vec b = j < V - 1 ? load(bias) : load_partial(bias, last_lanes);
@@ -30,7 +30,7 @@ TILEGRAD_INLINE void finish(Vec (&acc)[R][V], const Epilogue& e, int64_t col, in
   if (e.act == Activation::relu) {
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int j = 0; j < V; ++j) acc[i][j] = activate<Activation::relu>(acc[i][j], Vec{});
     }
   }
@@ -44,7 +44,7 @@ void tile_kernel(const Tile& tile) {
   Vec acc[R][V];
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < V; ++j) acc[i][j] = Vec{};
   }
   const float* const* segment = tile.segments;
@@ -68,7 +68,7 @@ void tile_kernel(const Tile& tile) {
   if (t.accumulate) {
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int j = 0; j < V - 1; ++j) acc[i][j] += load(t.c[i] + j * width);
       acc[i][V - 1] += full ? load(t.c[i] + last) : load_partial(t.c[i] + last, last_lanes);
     }
@@ -76,7 +76,7 @@ void tile_kernel(const Tile& tile) {
   if (t.epilogue != nullptr) finish(acc, *t.epilogue, t.epilogue_col, last_lanes);
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int j = 0; j < V - 1; ++j) store(t.c[i] + j * width, acc[i][j]);
     if (full) {
       store(t.c[i] + last, acc[i][V - 1]);
