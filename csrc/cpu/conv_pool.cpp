@@ -6,6 +6,8 @@
 // partial gradients, added in order. x, y, dy and index pass memory once.
 #include "../ops/conv_pool.h"
 
+#include <utility>
+
 #include "conv.h"
 #include "parallel.h"
 #include "pool.h"
@@ -34,22 +36,34 @@ int64_t band_rows(const ConvPool2dShape& s) {
 constexpr int64_t filter_block = 64, window_block = 64;  // bounds of the copies on the stack
 constexpr int tile_vectors_of_x = 3;
 
+constexpr int most_permuted = 8;  // numbers of a line of the window
+
 // Filters of a tile: enough independent sums to hide the latency of additions.
 constexpr int filters_of(int vectors) { return vectors == 1 ? 8 : 4; }
 
 // What the convolution's outputs of some lines of pooled windows see of x, as a matrix: row
-// (window places + place) is one output's window, padded to whole vectors.
+// (window places + place) is one output's window, padded to whole vectors. Or, in_register, a row is
+// all that one pooled window sees: so little that a register holds the part behind any one line of
+// the convolution's window.
 class Patches {
  public:
+  bool in_register;
   int64_t places, step;    // outputs of a pooled window; numbers of a row
+  int64_t line;            // in_register: numbers of a line of x in a row
+  int64_t window_step;     // numbers of a pooled window
   int64_t windows, lines;  // that fit: of a line, and lines where those are all
 
   explicit Patches(const ConvPool2dShape& s) : c_(s.conv), p_(s.pool) {
     places = p_.kh * p_.kw;
+    line = line_of(1);
+    in_register = width >= 8 && places <= width && c_.kw * c_.c <= most_permuted &&
+                  ((p_.kh - 1) * c_.stride_h + 1) * line <= width;
     const int64_t excess = std::max<int64_t>(4 - run_length(c_), 0);
     step = chunk_count(c_.kh * c_.kw * c_.c + excess, width) * width;
     rows_ = (p_.kh - 1) * c_.stride_h + (c_.kh - 1) * c_.dilation_h + 1;
-    const int64_t most = scratch_floats / (places * step);
+    if (in_register) step = rows_ * line + slack;
+    window_step = in_register ? step : places * step;
+    const int64_t most = scratch_floats / window_step;
     windows = std::min({most, window_block, p_.ow});
     while (rows_ * line_of(windows) + slack > scratch_floats) windows /= 2;
     lines = windows < p_.ow ? 1 : std::min(most, window_block) / windows;
@@ -58,24 +72,35 @@ class Patches {
   // The windows [window, window + count) of one pooled line, counted over all images.
   void fill(float* patches, const float* x, int64_t pooled, int64_t window, int64_t count) const {
     alignas(64) float image[scratch_floats];
-    const int64_t line = line_of(count);
-    copy_lines(image, x, pooled, window, line);
-    const int64_t length = run_length(c_), col_step = c_.stride_w * c_.c;
+    const int64_t image_line = line_of(count);
+    copy_lines(image, x, pooled, window, image_line);
+    const int64_t col_step = c_.stride_w * c_.c;
+    const auto copy_runs = [&](float* to, const float* from, int64_t length) {
+      const int64_t from_step = p_.kw * col_step;
+      const auto every = [&](auto copy) {
+        for (int64_t j = 0; j < count; ++j, to += window_step, from += from_step) copy();
+      };
+      if (length <= 4)  // a call would cost more; the next run overwrites what is too much
+        every([&] { store_quad(to, load_quad(from)); });
+      else
+        every([&] { std::copy_n(from, length, to); });
+    };
+    if (in_register) {
+      for (int64_t row = 0; row < rows_; ++row) {
+        copy_runs(patches + row * line, image + row * image_line, line);
+      }
+      return;
+    }
+    const int64_t length = run_length(c_);
     for (int64_t place = 0; place < places; ++place) {
       const float* const corner =
-          image + place / p_.kw * c_.stride_h * line + place % p_.kw * col_step;
+          image + place / p_.kw * c_.stride_h * image_line + place % p_.kw * col_step;
       for (int64_t row = 0; row < c_.kh * c_.kw * c_.c; row += length) {
         const int64_t tap = row / c_.c;
-        const float* from =
-            corner + tap / c_.kw * c_.dilation_h * line + tap % c_.kw * c_.dilation_w * c_.c;
-        float* to = patches + place * step + row;
-        const auto every = [&, step = places * step, from_step = p_.kw * col_step](auto copy) {
-          for (int64_t j = 0; j < count; ++j, to += step, from += from_step) copy();
-        };
-        if (length <= 4)  // a call would cost more; the next run overwrites what is too much
-          every([&] { store_quad(to, load_quad(from)); });
-        else
-          every([&] { std::copy_n(from, length, to); });
+        copy_runs(
+            patches + place * step + row,
+            corner + tap / c_.kw * c_.dilation_h * image_line + tap % c_.kw * c_.dilation_w * c_.c,
+            length);
       }
     }
   }
@@ -154,20 +179,56 @@ void add_windows(float* sums, int64_t sums_step, int filters, const Windows& in)
   add(std::false_type{});
 }
 
-// dz[j][k] = dy where the index is a place, else 0, for `count` filters; db += their sum
-void open_windows(float* dz, float* db, const float* dy, const uint8_t* index, int64_t f,
-                  int64_t windows, int64_t count, int64_t places) {
+// dz[j][k] = dy where the index is a place, else 0, for `count` filters; db += their sum;
+// lane[j][k] = lane_of[index], unless null
+void open_windows(float* dz, float* db, int32_t* lane, const float* dy, const uint8_t* index,
+                  int64_t f, int64_t windows, int64_t count, int64_t places, Vec lane_of) {
   for_channels(count, [&](int64_t k, int64_t lanes, auto full) {
     Vec total = load_channels<full.value>(db + k, lanes);
     for (int64_t j = 0; j < windows; ++j) {
       const IVec at = load_index(index + j * f + k, lanes);
       const Vec open = select(at < splat_int(static_cast<int32_t>(places)),
                               load_channels<full.value>(dy + j * f + k, lanes), Vec{});
-      store_channels<full.value>(dz + j * filter_block + k, open, lanes);
+      store(dz + j * filter_block + k, open);
+      if (lane != nullptr) {
+        const Vec found = permute(lane_of, at);
+        std::memcpy(lane + j * filter_block + k, &found, sizeof found);
+      }
       total += open;
     }
     store_channels<full.value>(db + k, total, lanes);
   });
+}
+
+// Along one line of the window, for vectors of filters: sums[e] += over windows j of
+// dz[j] (number `lane[j] + offset[e]` of the register at patches + j step)
+template <int E>
+void add_permuted(float* sums, int64_t f, int64_t count, const float* patches, int64_t step,
+                  const int64_t* offset, const float* dz, const int32_t* lane, int64_t windows) {
+  for_channels(count, [&](int64_t k, int64_t lanes, auto full) {
+    Vec acc[E];
+    for (int e = 0; e < E; ++e) acc[e] = load_channels<full.value>(sums + e * f + k, lanes);
+    for (int64_t j = 0; j < windows; ++j) {
+      const Vec x = load(patches + j * step), g = load(dz + j * filter_block + k);
+      IVec at;
+      std::memcpy(&at, lane + j * filter_block + k, sizeof at);
+      for (int e = 0; e < E; ++e) {
+        const IVec number = at + splat_int(static_cast<int32_t>(offset[e]));
+        acc[e] = fma(g, permute(x, number), acc[e]);
+      }
+    }
+    for (int e = 0; e < E; ++e) store_channels<full.value>(sums + e * f + k, acc[e], lanes);
+  });
+}
+
+template <int... I>
+void run_permuted(int64_t numbers, float* sums, int64_t f, int64_t count, const float* patches,
+                  int64_t step, const int64_t* offset, const float* dz, const int32_t* lane,
+                  int64_t windows, std::integer_sequence<int, I...>) {
+  static constexpr void (*table[])(float*, int64_t, int64_t, const float*, int64_t, const int64_t*,
+                                   const float*, const int32_t*,
+                                   int64_t) = {add_permuted<I + 1>...};
+  table[numbers - 1](sums, f, count, patches, step, offset, dz, lane, windows);
 }
 
 struct DwSplit {
@@ -181,14 +242,25 @@ struct DwSplit {
   }
 };
 
-// The sums of filters [begin, end) over the pooled lines [line, line_end).
+// The sums of filters [begin, end) over the pooled lines [line, line_end): [filter][step], or in
+// register [tap, channel][f].
 void add_lines(float* sums, float* db, const Patches& patches, const float* x, const float* dy,
                const uint8_t* index, const ConvPool2dShape& s, int64_t begin, int64_t end,
                int64_t line, int64_t line_end) {
   alignas(64) float scratch[scratch_floats + width], dz[window_block * filter_block];
-  int64_t place[256] = {};
+  alignas(64) int32_t lane[window_block * filter_block];
+  const Conv2dShape& c = s.conv;
+  int64_t place[256] = {}, offset[most_permuted];
   for (int64_t i = 0; i < patches.places; ++i) place[i] = i * patches.step;
-  const int64_t f = s.pool.c, window_step = patches.places * patches.step;
+  IVec lane_of{};
+  if (patches.in_register) {
+    for (int i = 0; i < patches.places; ++i) {
+      lane_of[i] = static_cast<int32_t>(i / s.pool.kw * c.stride_h * patches.line +
+                                        i % s.pool.kw * c.stride_w * c.c);
+    }
+    for (int64_t e = 0; e < c.kw * c.c; ++e) offset[e] = e / c.c * c.dilation_w * c.c + e % c.c;
+  }
+  const int64_t f = s.pool.c, window_step = patches.window_step;
   std::fill_n(scratch, patches.lines * patches.windows * window_step + width, 0.0f);
   const EvenCut pieces(s.pool.ow, patches.windows);
   const EvenCut vector_cut(patches.step / width, tile_vectors_of_x);
@@ -200,7 +272,17 @@ void add_lines(float* sums, float* db, const Patches& patches, const float* x, c
         patches.fill(scratch + l * count * window_step, x, line + l, window, count);
       }
       const int64_t from = (line * s.pool.ow + window) * f + begin;
-      open_windows(dz, db, dy + from, index + from, f, lines * count, end - begin, patches.places);
+      open_windows(dz, db, patches.in_register ? lane : nullptr, dy + from, index + from, f,
+                   lines * count, end - begin, patches.places, reinterpret_cast<Vec>(lane_of));
+      if (patches.in_register) {
+        const int64_t numbers = c.kw * c.c;
+        for (int64_t t = 0; t < c.kh; ++t) {
+          run_permuted(numbers, sums + t * numbers * f, f, end - begin,
+                       scratch + t * c.dilation_h * patches.line, window_step, offset, dz, lane,
+                       lines * count, std::make_integer_sequence<int, most_permuted>{});
+        }
+        continue;
+      }
       for (int64_t t = 0; t < vector_cut.pieces; ++t) {
         const int64_t at = vector_cut(t) * width;
         const int vectors = static_cast<int>(vector_cut(t + 1) - vector_cut(t));
@@ -274,21 +356,30 @@ void conv2d_max_pool2d_backward_dw(float* dw, float* db, const float* x, const f
   const Patches patches(s);
   const DwSplit split(s);
   const int64_t step = patches.step;
-  float* const parts = static_cast<float*>(workspace);       // [part][filter][step]
+  // [part][filter][step], or in register [part][tap, channel][filter]
+  float* const parts = static_cast<float*>(workspace);
   float* const db_parts = parts + split.parts * c.f * step;  // [part][filter]
   parallel_for(split.parts * split.blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t part = i / split.blocks, block = i % split.blocks;
       const int64_t from = block * filter_block, to = std::min(from + filter_block, c.f);
-      float* const sums = parts + (part * c.f + from) * step;
       float* const db_sums = db_parts + part * c.f + from;
-      std::fill_n(sums, (to - from) * step, 0.0f);
+      float* sums = parts + (part * c.f + from) * step;
+      if (patches.in_register) {
+        sums = parts + part * size + from;
+        for (int64_t row = 0; row < size / c.f; ++row) {
+          std::fill_n(sums + row * c.f, to - from, 0.0f);
+        }
+      } else {
+        std::fill_n(sums, (to - from) * step, 0.0f);
+      }
       std::fill_n(db_sums, to - from, 0.0f);
       add_lines(sums, db_sums, patches, x, dy, index, s, from, to, lines * part / split.parts,
                 lines * (part + 1) / split.parts);
     }
   });
   if (db != nullptr) combine_partials(db, db_parts, split.parts, c.f, c.f, {});
+  if (patches.in_register) return combine_partials(dw, parts, split.parts, size, c.f, {});
   combine_partials(parts, parts, split.parts, c.f * step, step, {});
   for (int64_t row = 0; row < size / c.f; ++row) {
     for (int64_t filter = 0; filter < c.f; ++filter) {

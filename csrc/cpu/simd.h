@@ -95,6 +95,19 @@ TILEGRAD_INLINE void store_partial(float* p, Vec v, int64_t count) {
 #endif
 }
 
+// lane i holds x[lanes[i] mod width]
+TILEGRAD_INLINE Vec permute(Vec x, IVec lanes) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_permutexvar_ps(0xffff, reinterpret_cast<__m512i>(lanes), x);
+#elif defined(__AVX2__)
+  return _mm256_permutevar8x32_ps(x, reinterpret_cast<__m256i>(lanes));
+#else
+  Vec v;
+  for (int i = 0; i < width; ++i) v[i] = x[lanes[i] & (width - 1)];
+  return v;
+#endif
+}
+
 // ---- bytes ----
 
 // `count` <= width bytes as integers; memory behind them is not touched and the other lanes are 0.
