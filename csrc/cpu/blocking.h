@@ -24,6 +24,9 @@ constexpr int tile_cols = tile_vectors * width;
 constexpr int64_t depth_block = 256;
 constexpr int64_t row_block = 96 / tile_rows * tile_rows;
 
+// Rows of A that every panel comes back to stay in L2: 512 KiB.
+constexpr int64_t resident_floats = int64_t{1} << 17;
+
 // B is packed this many floats at a time: 8 MiB, a share of L3.
 constexpr int64_t packed_floats = int64_t{1} << 21;
 

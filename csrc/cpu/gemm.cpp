@@ -219,9 +219,12 @@ Plan make_plan(GemmKind kind, GemmShape s) {
     while (plan.splits * 2 <= most) plan.splits *= 2;
     return plan;
   }
-  // A copy of B pays where enough rows use it; a transposed B is copied anyway, once or by each row
-  // block.
-  plan.packs = s.m > (kind == GemmKind::nt ? row_block : 2 * row_block);
+  // A copy of B pays where enough rows use it. A transposed B is copied anyway: panel by panel, each
+  // once, where there are panels for all threads and the rows stay in L2; else as a whole.
+  const bool by_panel =
+      kind == GemmKind::nt && plan.panels >= wanted_chunks && s.m * s.k <= resident_floats;
+  if (by_panel) plan.rows = s.m;
+  plan.packs = !by_panel && s.m > (kind == GemmKind::nt ? row_block : 2 * row_block);
   if (plan.packs) {
     const int64_t fit = std::max<int64_t>(packed_floats / s.k / tile_cols, 1) * tile_cols;
     plan.column_block = std::min(s.n, fit);
