@@ -149,7 +149,7 @@ def calls(large=False, n=None):
         conv_h, conv_w, kh, kw, top, left = *sizes[:2], *sizes[8:]
         oh, ow = (conv_h + 2 * top - kh) // kh + 1, (conv_w + 2 * left - kw) // kw + 1
         x, y, weight = a(images, h, w, c), a(images, oh, ow, f), a(3, 3, c, f)
-        index, inside = poison(y.shape, np.uint8), np.full(y.shape, kh * kw - 1, np.uint8)
+        index, inside = poison(y.shape, np.uint8), np.full(y.shape, kh * kw // 2, np.uint8)
         out = poison(y.shape), index
         relu = ACTIVATIONS["relu"]
         add("conv2d_max_pool2d_forward", *out, x, weight, a(f), *sizes, relu, label=label)

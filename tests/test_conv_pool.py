@@ -101,6 +101,32 @@ def test_cases(backend, case, rng):
     check_conv_pool(backend, rng, **CASES[case])
 
 
+def test_places_outside_the_image_have_no_gradient(backend, rng):
+    """An index from elsewhere may name them; windows of 2 x 3 begin in a column of padding."""
+    sizes = (8, 8, 1, 1, 1, 1, 1, 1, 2, 3, 0, 1)
+    x, dy = normal(rng, 2, 8, 8, 1), normal(rng, 2, 4, 3, 17)
+    index = rng.integers(0, 6, dy.shape).astype(np.uint8)
+    outputs = [(3, 3, 1, 17), (17,)]
+    terms = magnitudes("conv2d_max_pool2d_backward_dw", outputs, x, dy, index, *sizes)
+    name = "conv2d_max_pool2d_backward_dw"
+    check(backend, name, outputs, x, dy, index, *sizes, length=24, magnitude=terms)
+
+
+def test_windows_too_wide_for_the_scratch(rng):
+    """Backward then takes the two kernels."""
+    x, w = normal(rng, 1, 4, 4, 1824), normal(rng, 3, 3, 1824, 2)
+    grads = []
+    for fused in (True, False):
+        weight = Tensor(w, requires_grad=True)
+        if fused:
+            y = ops.conv2d_max_pool2d(x, weight, activation="relu")
+        else:
+            y = ops.max_pool2d(ops.conv2d(x, weight, activation="relu"), 2)
+        y.sum().backward()
+        grads.append(weight.grad.numpy())
+    assert_close(grads[0], grads[1].astype(np.float64), magnitude=np.abs(x).max(), what="dw")
+
+
 @given(
     n=st.integers(1, 3),
     image=st.tuples(st.integers(1, 21), st.integers(1, 21)),

@@ -219,9 +219,9 @@ void multiply_gathered_parallel(const Gather& g, int64_t images, int64_t cols,
 }
 
 // w as panels per group: forward[group][panel][tap, channel][filter], backward[group][panel][tap,
-// filter][channel]; `mirrored`: the last tap first
+// filter][channel]; `last_first`: the last tap first
 void pack_weights(float* packed, const float* w, const Conv2dShape& s, bool transposed,
-                  bool mirrored = false) {
+                  bool last_first = false) {
   const int64_t taps = s.kh * s.kw, cg = s.c / s.groups, fg = s.f / s.groups;
   const Panels panels(transposed ? cg : fg);
   const int64_t depth = transposed ? fg : cg;
@@ -234,7 +234,7 @@ void pack_weights(float* packed, const float* w, const Conv2dShape& s, bool tran
           const int64_t j = panels.begin(q), step = panels.vectors_of(q) * width;
           const float* source = w + tap * cg * s.f + group * fg + (transposed ? j * s.f : j);
           float* target = packed + (group * panels.padded() + j) * taps * depth;
-          pack_panel(target + (mirrored ? taps - 1 - tap : tap) * depth * step, step, source, s.f,
+          pack_panel(target + (last_first ? taps - 1 - tap : tap) * depth * step, step, source, s.f,
                      transposed, depth, panels.cols_of(q));
         }
       });
@@ -283,25 +283,24 @@ void direct_parallel(float* y, const float* x, const float* weights, const Conv2
                });
 }
 
-// Of stride 1, dx is a convolution of dy with the mirrored window.
-bool is_mirrored(const Conv2dShape& s, Conv2dShape& mirror) {
-  mirror = {s.n,
-            s.oh,
-            s.ow,
-            s.f,
-            s.c,
-            s.kh,
-            s.kw,
-            s.h,
-            s.w,
-            1,
-            1,
-            (s.kh - 1) * s.dilation_h - s.pad_top,
-            (s.kw - 1) * s.dilation_w - s.pad_left,
-            s.dilation_h,
-            s.dilation_w,
-            s.groups};
-  return s.stride_h == 1 && s.stride_w == 1 && is_direct(mirror);
+// Of stride 1, dx is this convolution of dy, with the mirrored window.
+Conv2dShape mirrored(const Conv2dShape& s) {
+  return {s.n,
+          s.oh,
+          s.ow,
+          s.f,
+          s.c,
+          s.kh,
+          s.kw,
+          s.h,
+          s.w,
+          1,
+          1,
+          (s.kh - 1) * s.dilation_h - s.pad_top,
+          (s.kw - 1) * s.dilation_w - s.pad_left,
+          s.dilation_h,
+          s.dilation_w,
+          s.groups};
 }
 
 // ---- dw: sums over pixels ----
@@ -858,12 +857,9 @@ void conv2d_backward_dx(float* dx, const float* dy, const float* w, const Conv2d
   const int64_t cg = s.c / s.groups, fg = s.f / s.groups, depth = s.kh * s.kw * fg;
   float* const packed = static_cast<float*>(workspace);
   const bool few = has_few_channels(s);
-  Conv2dShape mirror;
-  if (!few && is_mirrored(s, mirror)) {
-    pack_weights(packed, w, s, true, true);
-    return direct_parallel(dx, dy, packed, mirror, true, {});
-  }
-  if (!few) pack_weights(packed, w, s, true);
+  const bool direct = !few && s.stride_h == 1 && s.stride_w == 1 && is_direct(mirrored(s));
+  if (!few) pack_weights(packed, w, s, true, direct);
+  if (direct) return direct_parallel(dx, dy, packed, mirrored(s), true, {});
   // The inputs of one remainder by the stride met the same taps: each such class is a convolution
   // of stride 1.
   for (int64_t i = 0; i < std::min(s.stride_h, s.h); ++i) {

@@ -117,8 +117,8 @@ class Sight {
         first_(span.begin * s.stride_w - s.pad_left),
         pixels_(pixels_seen(s, span.end - span.begin)),
         slots_(std::min({line_floats / (pixels_ * s.c) - 1, most_slots, lines * s.kh})),
-        reach_(s.dilation_h == 1 ? s.kh : 0) {
-    std::fill_n(copy_, pixels_ * s.c, 0.0f);  // slot 0
+        reach_(s.dilation_h == 1 ? s.kh : 0) {  // at most slots_
+    std::fill_n(copy_, pixels_ * s.c, 0.0f);    // slot 0
     std::fill_n(held_, slots_, int64_t{-1});
   }
 
@@ -150,7 +150,7 @@ class Sight {
   // one window makes fewer copies than there are slots behind it.
   const float* held_copy(int64_t line) {
     const int64_t size = pixels_ * s_.c;
-    for (int64_t back = 1; back <= std::min(reach_, slots_); ++back) {
+    for (int64_t back = 1; back <= reach_; ++back) {
       const int64_t slot = (next_ - back + slots_) % slots_;
       if (held_[slot] == line) return copy_ + (slot + 1) * size;
     }

@@ -181,14 +181,15 @@ void add_windows(float* sums, int64_t sums_step, int filters, const Windows& in)
 
 // dz[j][k] = dy where the index is a place, else 0, for `count` filters; db += their sum;
 // lane[j][k] = lane_of[index], unless null
-void open_windows(float* dz, float* db, int32_t* lane, const float* dy, const uint8_t* index,
-                  int64_t f, int64_t windows, int64_t count, int64_t places, Vec lane_of) {
+void open_windows(float* dz, float* db, int32_t* lane, const float* dy, int64_t dy_step,
+                  const uint8_t* index, int64_t index_step, int64_t windows, int64_t count,
+                  int64_t places, Vec lane_of) {
   for_channels(count, [&](int64_t k, int64_t lanes, auto full) {
     Vec total = load_channels<full.value>(db + k, lanes);
     for (int64_t j = 0; j < windows; ++j) {
-      const IVec at = load_index(index + j * f + k, lanes);
+      const IVec at = load_index(index + j * index_step + k, lanes);
       const Vec open = select(at < splat_int(static_cast<int32_t>(places)),
-                              load_channels<full.value>(dy + j * f + k, lanes), Vec{});
+                              load_channels<full.value>(dy + j * dy_step + k, lanes), Vec{});
       store(dz + j * filter_block + k, open);
       if (lane != nullptr) {
         const Vec found = permute(lane_of, at);
@@ -231,6 +232,28 @@ void run_permuted(int64_t numbers, float* sums, int64_t f, int64_t count, const 
   table[numbers - 1](sums, f, count, patches, step, offset, dz, lane, windows);
 }
 
+// Whether windows reach beyond the image.
+bool clips(const Pool2dShape& p) {
+  return p.pad_top > 0 || p.pad_left > 0 || p.oh * p.kh > p.h || p.ow * p.kw > p.w;
+}
+
+// The index of `windows` windows from `first` on, counted over all lines, for `count` filters, with
+// places outside the image closed: an index from elsewhere may name them.
+void close_outside(uint8_t* closed, const uint8_t* index, const Pool2dShape& p, int64_t first,
+                   int64_t windows, int64_t count) {
+  for (int64_t j = 0; j < windows; ++j) {
+    const int64_t i = (first + j) / p.ow % p.oh;
+    const TapSpan rows = clip_taps(i * p.kh - p.pad_top, p.kh, 0, p.h);
+    const TapSpan cols = clip_taps((first + j) % p.ow * p.kw - p.pad_left, p.kw, 0, p.w);
+    for (int64_t k = 0; k < count; ++k) {
+      const uint8_t place = index[j * p.c + k];
+      const int64_t a = place / p.kw, b = place % p.kw;
+      const bool inside = a >= rows.begin && a < rows.end && b >= cols.begin && b < cols.end;
+      closed[j * filter_block + k] = inside ? place : closed_window;
+    }
+  }
+}
+
 struct DwSplit {
   int64_t blocks, parts;  // of filters, of pooled lines
   explicit DwSplit(const ConvPool2dShape& s) {
@@ -249,6 +272,7 @@ void add_lines(float* sums, float* db, const Patches& patches, const float* x, c
                int64_t line, int64_t line_end) {
   alignas(64) float scratch[scratch_floats + width], dz[window_block * filter_block];
   alignas(64) int32_t lane[window_block * filter_block];
+  uint8_t closed[window_block * filter_block];
   const Conv2dShape& c = s.conv;
   int64_t place[256] = {}, offset[most_permuted];
   for (int64_t i = 0; i < patches.places; ++i) place[i] = i * patches.step;
@@ -271,8 +295,15 @@ void add_lines(float* sums, float* db, const Patches& patches, const float* x, c
       for (int64_t l = 0; l < lines; ++l) {
         patches.fill(scratch + l * count * window_step, x, line + l, window, count);
       }
-      const int64_t from = (line * s.pool.ow + window) * f + begin;
-      open_windows(dz, db, patches.in_register ? lane : nullptr, dy + from, index + from, f,
+      const int64_t first = line * s.pool.ow + window, from = first * f + begin;
+      const uint8_t* places = index + from;
+      int64_t places_step = f;
+      if (clips(s.pool)) {
+        close_outside(closed, places, s.pool, first, lines * count, end - begin);
+        places = closed;
+        places_step = filter_block;
+      }
+      open_windows(dz, db, patches.in_register ? lane : nullptr, dy + from, f, places, places_step,
                    lines * count, end - begin, patches.places, reinterpret_cast<Vec>(lane_of));
       if (patches.in_register) {
         const int64_t numbers = c.kw * c.c;
@@ -292,7 +323,7 @@ void add_lines(float* sums, float* db, const Patches& patches, const float* x, c
           table[vectors - 1](sums + (q - begin) * patches.step + at, patches.step,
                              static_cast<int>(std::min<int64_t>(filters_of(vectors), end - q)),
                              {scratch + at, lines * count, window_step, place, dz + q - begin,
-                              index + from + q - begin, f});
+                              places + q - begin, places_step});
         }
       }
     }

@@ -29,8 +29,7 @@ void conv2d_max_pool2d_forward(float* y, uint8_t* index, const float* x, const f
                                void* workspace);
 int64_t conv2d_max_pool2d_forward_workspace(const ConvPool2dShape& s);
 
-// dz = dy where index says, else 0; dw = sum over the windows with x, db = sum of dz; a place outside
-// the image is nobody's maximum
+// dz = dy where index says, else 0; dw = sum over the windows with x, db = sum of dz
 // dw (kh, kw, c, f)  db (f) or null  x (n, h, w, c)  dy, index (n, poh, pow, f)
 void conv2d_max_pool2d_backward_dw(float* dw, float* db, const float* x, const float* dy,
                                    const uint8_t* index, const ConvPool2dShape& s, void* workspace);
