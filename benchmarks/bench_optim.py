@@ -19,7 +19,8 @@ def bench_adam(row):
     ones, zeros = np.ones(len(w), np.float32), np.zeros(len(w), np.float32)
     row.kernel(
         "adam_update",
-        *(w, g, [m, v], ones, zeros, LR, float("inf"), STEP, BETA_1, BETA_2, EPSILON, False),
+        *(w, g, [m, v], ones, zeros, LR, float("inf"), np.array(STEP - 1)),
+        *(BETA_1, BETA_2, EPSILON, False),
         in_place=[*w, *m, *v],
     )
     if torch:

@@ -220,10 +220,10 @@ def calls(large=False, n=None):
 
     optimizer("sgd_update", 1, 0.9, True)
     optimizer("rmsprop_update", 2, 0.9, 0.5, 1e-7, False)
-    optimizer("adam_update", 3, 3, 0.9, 0.999, 1e-7, True)
+    optimizer("adam_update", 3, np.array([2]), 0.9, 0.999, 1e-7, True)
     if large:
         optimizer("sgd_update", 0, 0.0, False, label="plain")
         optimizer("rmsprop_update", 1, 0.9, 0.0, 1e-7, False, label="plain")
-        optimizer("adam_update", 2, 3, 0.9, 0.999, 1e-7, False, label="plain")
+        optimizer("adam_update", 2, np.array(2), 0.9, 0.999, 1e-7, False, label="plain")
     add("gradient_square_sums", poison(len(sizes), np.float64), [a(*s) for s in sizes])
     return made

@@ -2,7 +2,17 @@
 
 import numpy as np
 import pytest
-from checks import assert_close, assert_guards, f32, guarded, normal, tolerance, unchanged, widened
+from checks import (
+    assert_close,
+    assert_guards,
+    f32,
+    guarded,
+    normal,
+    poison,
+    tolerance,
+    unchanged,
+    widened,
+)
 
 from tilegrad import reference
 
@@ -59,6 +69,11 @@ class Problem:
 HYPER = [{}, {"clip": 0.3}, {"decay": 0.1}, {"clip": 0.5, "decay": 0.01, "lr": 0.7}]
 
 
+def updates(count):
+    """How many updates came before, as Adam's kernel wants it."""
+    return np.array(count, np.int64)
+
+
 def options(lr=0.01, clip=np.inf, decay=0.0):
     return (f32(lr), f32(clip)), decay
 
@@ -74,11 +89,24 @@ def test_sgd(backend, momentum, nesterov, hyper, rng):
     problem.check(backend, "sgd_update", *common, f32(momentum), nesterov, slack=slack)
 
 
+def test_many_tensors_in_one_call(backend, rng):
+    """More of them than one launch of a GPU's kernel takes."""
+    problem = Problem(rng, [(i % 7 * 5,) for i in range(131)], 1)
+    slack = [0.01 * np.abs(g) + np.abs(v) for g, v in zip(problem.g, *problem.states, strict=True)]
+    problem.check(backend, "sgd_update", f32(0.01), np.inf, f32(0.9), True, slack=slack)
+    out = poison(len(problem.g), np.float64)
+    backend.gradient_square_sums(out, problem.g)
+    right = [np.square(g, dtype=np.float64).sum() for g in problem.g]
+    np.testing.assert_allclose(out, right, rtol=1e-14)
+
+
 def test_denormal_moments_end_at_zero(backend):
     w, g, m, v = (np.full(40, value, np.float32) for value in (1.0, 0.0, 1e-39, 2e-40))
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
     rates = f32(0.9), f32(0.999), f32(1e-7)
-    backend.adam_update([w], [g], [[m], [v]], one, zero, f32(0.01), np.inf, 5, *rates, False)
+    backend.adam_update(
+        [w], [g], [[m], [v]], one, zero, f32(0.01), np.inf, updates(4), *rates, False
+    )
     assert not m.any() and not v.any()
     assert np.float32(1e-30) * np.float32(1e-10) > 0  # elsewhere nothing is flushed
 
@@ -113,7 +141,7 @@ def test_adam(backend, step, amsgrad, hyper, rng):
     common, decay = options(**hyper)
     problem = Problem(rng, SIZES, 3 if amsgrad else 2, decay)
     problem.states[1:] = [[v * v for v in state] for state in problem.states[1:]]
-    args = (*common, step, f32(0.9), f32(0.999), f32(1e-7), amsgrad)
+    args = (*common, updates(step - 1), f32(0.9), f32(0.999), f32(1e-7), amsgrad)
     _, states = problem.expected("adam_update", *args)
     alpha = common[0] * np.sqrt(1 - f32(0.999) ** step) / (1 - f32(0.9) ** step)
     slack = [
@@ -130,7 +158,7 @@ def test_adam_bias_correction_from_zero(backend):
     g = np.float32([3.0, -1e-3, 1e3, 0.0])
     w, m, v = ([np.zeros(4, np.float32)] for _ in range(3))
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    args = (f32(0.01), np.inf, 1, f32(0.9), f32(0.999), f32(1e-7), False)
+    args = (f32(0.01), np.inf, updates(0), f32(0.9), f32(0.999), f32(1e-7), False)
     backend.adam_update(w, [g], [m, v], one, zero, *args)
     wide = g.astype(np.float64)
     right = -f32(0.01) * wide / (np.abs(wide) + f32(1e-7) / np.sqrt(1 - f32(0.999)))
@@ -152,9 +180,9 @@ def test_many_steps_follow_the_reference(backend, name, rng):
     def train(k, dtype):
         w = [np.zeros(257, dtype)]
         states = [[np.zeros(257, dtype)] for _ in range(count)]
-        for step in range(1, 31):
+        for step in range(30):
             g = [(w[0] - target).astype(dtype)]
-            steps = (step,) if name == "adam_update" else ()
+            steps = (updates(step),) if name == "adam_update" else ()
             getattr(k, name)(w, g, states, one, zero, f32(0.02), np.inf, *steps, *extra)
         return w[0]
 
@@ -171,7 +199,7 @@ def test_a_nan_gradient_is_not_hidden(backend, name, rng):
     tail = {
         "sgd_update": (0.0, False),
         "rmsprop_update": (f32(0.9), f32(0.5), f32(1e-7), False),
-        "adam_update": (3, f32(0.9), f32(0.999), f32(1e-7), False),
+        "adam_update": (updates(2), f32(0.9), f32(0.999), f32(1e-7), False),
     }[name]
     for clip in (np.inf, 0.5):
         w, _ = problem.step(backend, name, f32(0.1), clip, *tail)

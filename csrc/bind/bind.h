@@ -1,4 +1,5 @@
 // What the binding files share: one bind_<stem> per op family, linked into every backend module.
+// Only module_<device>.cpp differs.
 #pragma once
 #include "../core/memory.h"
 #include "../core/view.h"
@@ -6,7 +7,7 @@
 
 namespace tilegrad {
 
-void bind_core(py::module_& m);
+void bind_kernels(py::module_& m);  // all that follow
 void bind_activation(py::module_& m);
 void bind_dense(py::module_& m);
 void bind_conv(py::module_& m);
@@ -15,6 +16,8 @@ void bind_conv_pool(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_optim(py::module_& m);
+
+void bind_memory(py::module_& m);  // for devices whose memory is the host's
 
 // Runs a kernel without the interpreter's lock.
 template <class Kernel>

@@ -14,7 +14,7 @@ void bind_conv(py::module_& m) {
           const auto b = a.optional<float>(b_, "b", 1);
           const auto s = conv2d_shape(
               a, x, w, y, {stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups});
-          if (b.data) a.expect(b, "b", {s.f});
+          if (!b_.is_none()) a.expect(b, "b", {s.f});
           const auto act = activation_kind(a.op, activation, Activation::elu);
           void* ws = workspace(conv2d_forward_workspace(s));
           run([&] { conv2d_forward(y.data, x.data, w.data, b.data, s, act, alpha, ws); });

@@ -53,7 +53,7 @@ void bind_conv_pool(py::module_& m) {
           TG_CHECK(conv_pool_fits(s), a.op, "expected ", s.pool.kh, " lines of ", s.pool.w, " x ",
                    s.pool.c, " to fit into a thread's scratch");
           a.expect_same(index, "index", y);
-          if (b.data) a.expect(b, "b", {s.conv.f});
+          if (!b_.is_none()) a.expect(b, "b", {s.conv.f});
           const auto act = activation_kind(a.op, activation, Activation::relu);
           void* ws = workspace(conv2d_max_pool2d_forward_workspace(s));
           run([&] {
@@ -80,7 +80,7 @@ void bind_conv_pool(py::module_& m) {
           TG_CHECK(conv_pool_dw_fits(s), a.op, "expected what a window of ", s.pool.kh, " x ",
                    s.pool.kw, " sees of x to fit into a thread's scratch");
           a.expect_same(index, "index", dy);
-          if (db.data) a.expect(db, "db", {s.conv.f});
+          if (!db_.is_none()) a.expect(db, "db", {s.conv.f});
           void* ws = workspace(conv2d_max_pool2d_backward_dw_workspace(s));
           run([&] {
             conv2d_max_pool2d_backward_dw(dw.data, db.data, x.data, dy.data, index.data, s, ws);

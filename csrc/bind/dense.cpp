@@ -30,7 +30,7 @@ void bind_dense(py::module_& m) {
     const DenseShape s{x[0], x[1], w[1]};
     a.expect(w, "w", {s.c, s.f});
     a.expect(y, "y", {s.n, s.f});
-    if (b.data) a.expect(b, "b", {s.f});
+    if (!b_.is_none()) a.expect(b, "b", {s.f});
     const auto act = activation_kind(a.op, activation, Activation::elu);
     void* ws = workspace(dense_forward_workspace(s));
     run([&] { dense_forward(y.data, x.data, w.data, b.data, s, act, alpha, ws); });

@@ -18,7 +18,7 @@ struct Parameters {
 };
 
 // One Parameter per entry of w and g (lists of arrays); states is a list of `state_count` such
-// lists. scale and decay are (len(w)).
+// lists. scale and decay are (len(w)), in NumPy's memory on every device.
 Parameters parameters(const Arguments& a, const py::list& w_, const py::list& g_,
                       const py::list& states_, py::handle scale_, py::handle decay_,
                       size_t state_count) {
@@ -27,8 +27,8 @@ Parameters parameters(const Arguments& a, const py::list& w_, const py::list& g_
   TG_CHECK(g.size() == count, a.op, "expected ", count, " gradients, got ", g.size());
   TG_CHECK(states.size() == state_count, a.op, "expected ", state_count, " lists of states, got ",
            states.size());
-  const auto scale = a.in<float>(scale_, "scale", 1);
-  const auto decay = a.in<float>(decay_, "decay", 1);
+  const auto scale = a.host<float>(scale_, "scale", 1);
+  const auto decay = a.host<float>(decay_, "decay", 1);
   a.expect(scale, "scale", {static_cast<int64_t>(count)});
   a.expect(decay, "decay", {static_cast<int64_t>(count)});
   Parameters out{std::vector<Parameter>(count), {w, g}};
@@ -74,16 +74,20 @@ void bind_optim(py::module_& m) {
     }
     run([&] { rmsprop_update(p.data(), p.count(), {lr, clip}, rho, momentum, epsilon, centered); });
   });
-  m.def("adam_update", [](const py::list& w, const py::list& g, const py::list& states,
-                          py::handle scale, py::handle decay, float lr, float clip, int64_t step,
-                          double beta_1, double beta_2, float epsilon, bool amsgrad) {
-    const Arguments a("adam_update");
-    TG_CHECK(step >= 1, a.op, "expected step >= 1, got ", step);
-    const auto p = parameters(a, w, g, states, scale, decay, 2 + amsgrad);
-    run([&] {
-      adam_update(p.data(), p.count(), {lr, clip}, step, beta_1, beta_2, epsilon, amsgrad);
-    });
-  });
+  m.def(
+      "adam_update", [](const py::list& w, const py::list& g, const py::list& states,
+                        py::handle scale, py::handle decay, float lr, float clip, py::handle step_,
+                        double beta_1, double beta_2, float epsilon, bool amsgrad) {
+        const Arguments a("adam_update");
+        const auto step = a.in<int64_t>(step_, "step", -1);
+        TG_CHECK(step.ndim <= 1 && step.size == 1, a.op,
+                 "expected step to be one number, got shape ", shape_text(step.shape, step.ndim));
+        TG_CHECK(border.cuda || step.data[0] >= 0, a.op, "expected step >= 0, got ", step.data[0]);
+        const auto p = parameters(a, w, g, states, scale, decay, 2 + amsgrad);
+        run([&] {
+          adam_update(p.data(), p.count(), {lr, clip}, step.data, beta_1, beta_2, epsilon, amsgrad);
+        });
+      });
   m.def("gradient_square_sums", [](py::handle out_, const py::list& g_) {
     const Arguments a("gradient_square_sums");
     const py::tuple g(g_);  // keeps the arrays alive

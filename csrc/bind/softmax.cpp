@@ -59,7 +59,7 @@ void cross_entropy_forward(const char* op, Kernel kernel, py::handle loss_, py::
   a.expect(loss, "loss", {1});
   a.expect(losses, "losses", {x[0]});
   a.expect_same(p, "p", x);
-  if (weight.data) a.expect(weight, "weight", {x[0]});
+  if (!weight_.is_none()) a.expect(weight, "weight", {x[0]});
   run([&] {
     kernel(loss.data, losses.data, p.data, x.data, t.data, weight.data, x[0], x[1], scale);
   });

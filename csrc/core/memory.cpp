@@ -4,17 +4,11 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <memory>
 #include <mutex>
 #include <new>
 #include <utility>
 
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(address, bytes)
-#define ASAN_UNPOISON_MEMORY_REGION(address, bytes)
-#endif
+#include "asan.h"
 
 namespace tilegrad {
 namespace {
@@ -105,24 +99,6 @@ size_t pool_trim() noexcept {
     }
   }
   return freed;
-}
-
-void* workspace(int64_t bytes) {
-  struct Free {
-    void operator()(void* block) const { std::free(block); }
-  };
-  thread_local std::unique_ptr<void, Free> block;
-  thread_local int64_t capacity = 0;
-  if (bytes > capacity) {
-    block.reset();
-    capacity = 0;
-    block.reset(allocate(static_cast<size_t>(bytes)));
-    capacity = bytes;
-  }
-  ASAN_UNPOISON_MEMORY_REGION(block.get(), static_cast<size_t>(bytes));
-  ASAN_POISON_MEMORY_REGION(static_cast<char*>(block.get()) + bytes,
-                            static_cast<size_t>(capacity - bytes));
-  return block.get();
 }
 
 }  // namespace tilegrad

@@ -17,7 +17,8 @@ void pool_give(void* block) noexcept;
 // Frees the blocks that nobody uses; returns how many bytes that was.
 size_t pool_trim() noexcept;
 
-// 64-byte aligned scratch of this thread, valid until its next call; grows, never shrinks.
+// 64-byte aligned scratch of this thread in the memory of the module's kernels, valid until its next
+// call; grows, never shrinks.
 void* workspace(int64_t bytes);
 
 }  // namespace tilegrad

@@ -1,13 +1,12 @@
-// What Python hands over: NumPy arrays, seen as a typed pointer and a shape once they are proved
-// safe to touch.
+// What Python hands over: NumPy arrays, or CUDA's, seen as a typed pointer and a shape once they are
+// proved safe to touch.
 #pragma once
 #include <pybind11/numpy.h>
 
-#include "check.h"
+#include "border.h"
+#include "cuda_array.h"
 
 namespace tilegrad {
-
-constexpr int max_rank = 8;
 
 template <class T>
 struct View {
@@ -20,11 +19,13 @@ struct View {
 };
 
 // The arguments of one call of `op`. Every accessor raises TypeError or ValueError unless the
-// argument is a NumPy array of exactly dtype T, native byte order, C-contiguous and aligned, of
-// rank `ndim` (-1: any up to max_rank).
+// argument is an array of this module's memory (border.h) of exactly dtype T, native byte order,
+// C-contiguous and aligned, of rank `ndim` (-1: any up to max_rank).
 class Arguments {
  public:
-  explicit Arguments(const char* op) : op(op) {}
+  explicit Arguments(const char* op) : op(op) {
+    if (border.observer) border.observer->begin(op);
+  }
 
   template <class T>
   View<const T> in(py::handle h, const char* name, int ndim) const {
@@ -39,10 +40,13 @@ class Arguments {
   // Also refuses read-only memory.
   template <class T>
   View<T> out(py::handle h, const char* name, int ndim) const {
-    View<T> v = view<T>(h, name, ndim);
-    TG_CHECK(py::detail::array_proxy(h.ptr())->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_,
-             op, "expected a writable ", name, ", got a read-only array");
-    return v;
+    return view<T>(h, name, ndim);
+  }
+
+  // A NumPy array, whatever this module's memory: numbers that are read before the kernel runs.
+  template <class T>
+  View<const T> host(py::handle h, const char* name, int ndim) const {
+    return numpy_view<const T>(h, name, ndim);
   }
 
   template <class T>
@@ -67,6 +71,18 @@ class Arguments {
  private:
   template <class T>
   View<T> view(py::handle h, const char* name, int ndim) const {
+    const View<T> v = border.numpy && (!border.cuda || py::isinstance<py::array>(h))
+                          ? numpy_view<T>(h, name, ndim)
+                          : cuda_view<T>(h, name, ndim);
+    if (border.observer) {
+      border.observer->array(v.data, v.size * static_cast<int64_t>(sizeof(T)), name,
+                             !std::is_const_v<T>);
+    }
+    return v;
+  }
+
+  template <class T>
+  View<T> numpy_view(py::handle h, const char* name, int ndim) const {
     using Element = std::remove_const_t<T>;
     if (!py::isinstance<py::array>(h)) {
       throw py::type_error(std::string(op) + ": expected " + name + " to be a NumPy array, got " +
@@ -87,14 +103,35 @@ class Arguments {
              " to be C-contiguous and aligned; make a copy with numpy.ascontiguousarray");
     static_assert(sizeof(py::ssize_t) == sizeof(int64_t), "64-bit platforms only");
     const auto* shape = reinterpret_cast<const int64_t*>(array->dimensions);
+    return shaped(reinterpret_cast<T*>(array->data), array->nd, shape,
+                  array->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_, name, ndim);
+  }
+
+  template <class T>
+  View<T> cuda_view(py::handle h, const char* name, int ndim) const {
+    using Element = std::remove_const_t<T>;
+    constexpr char kind = std::is_floating_point_v<Element> ? 'f'
+                          : std::is_signed_v<Element>       ? 'i'
+                                                            : 'u';
+    constexpr char typestr[] = {sizeof(T) == 1 ? '|' : '<', kind, '0' + sizeof(T), 0};
+    const CudaArray array = read_cuda_array(op, name, h, typestr);
+    return shaped(static_cast<T*>(array.data), array.ndim, array.shape, array.writable, name, ndim);
+  }
+
+  template <class T>
+  View<T> shaped(T* data, int found, const int64_t* shape, bool writable, const char* name,
+                 int ndim) const {
     if (ndim >= 0) {
-      TG_CHECK(array->nd == ndim, op, "expected ", name, " of rank ", ndim, ", got shape ",
-               shape_text(shape, array->nd));
+      TG_CHECK(found == ndim, op, "expected ", name, " of rank ", ndim, ", got shape ",
+               shape_text(shape, found));
     } else {
-      TG_CHECK(array->nd <= max_rank, op, "expected ", name, " of rank ", max_rank,
-               " or less, got rank ", array->nd);
+      TG_CHECK(found <= max_rank, op, "expected ", name, " of rank ", max_rank,
+               " or less, got rank ", found);
     }
-    View<T> v{reinterpret_cast<T*>(array->data), array->nd, {}, 1};
+    if (!std::is_const_v<T>) {
+      TG_CHECK(writable, op, "expected a writable ", name, ", got a read-only array");
+    }
+    View<T> v{data, found, {}, 1};
     for (int i = 0; i < v.ndim; ++i) v.size *= v.shape[i] = shape[i];
     return v;
   }

@@ -135,10 +135,10 @@ void rmsprop_update(const Parameter* parameters, int64_t count, StepOptions o, d
     sweep(parameters, count, o, RmsProp<false, false>{o.lr, keep, rate, momentum, epsilon});
 }
 
-void adam_update(const Parameter* parameters, int64_t count, StepOptions o, int64_t step,
+void adam_update(const Parameter* parameters, int64_t count, StepOptions o, const int64_t* step,
                  double beta_1, double beta_2, float epsilon, bool amsgrad) {
   // in double: 1 - beta^step cancels for the first steps
-  const double t = static_cast<double>(step);
+  const double t = static_cast<double>(step[0]) + 1.0;
   const float alpha =
       static_cast<float>(o.lr * std::sqrt(1.0 - std::pow(beta_2, t)) / (1.0 - std::pow(beta_1, t)));
   const float rate_1 = static_cast<float>(1.0 - beta_1), rate_2 = static_cast<float>(1.0 - beta_2);

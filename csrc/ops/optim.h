@@ -33,9 +33,9 @@ void rmsprop_update(const Parameter* parameters, int64_t count, StepOptions o, d
 
 // m += (g - m) (1 - beta_1);  v += (g^2 - v) (1 - beta_2)
 // amsgrad: v_hat = max(v_hat, v), which then stands for v
-// w -= alpha m / (sqrt(v) + epsilon), alpha = lr sqrt(1 - beta_2^step) / (1 - beta_1^step), step =
-// 1, 2, ... state: m, v, v_hat (amsgrad)
-void adam_update(const Parameter* parameters, int64_t count, StepOptions o, int64_t step,
+// w -= alpha m / (sqrt(v) + epsilon), alpha = lr sqrt(1 - beta_2^t) / (1 - beta_1^t), t = step[0] + 1
+// step: (1), how many updates were made before this one. state: m, v, v_hat (amsgrad)
+void adam_update(const Parameter* parameters, int64_t count, StepOptions o, const int64_t* step,
                  double beta_1, double beta_2, float epsilon, bool amsgrad);
 
 // out[p] = sum of squares of parameter p's gradient      out (count), accumulated in double

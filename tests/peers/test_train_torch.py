@@ -59,7 +59,7 @@ def train_here(backend, x, labels):
             decay,
             LR,
             float("inf"),
-            step,
+            np.array(step - 1),
             BETA_1,
             BETA_2,
             EPSILON,

@@ -66,11 +66,13 @@ def rmsprop_update(w, g, states, scale, decay, lr, clip, rho, momentum, epsilon,
 def adam_update(w, g, states, scale, decay, lr, clip, step, beta_1, beta_2, epsilon, amsgrad):
     """m += (g - m) (1 - beta_1); v += (g^2 - v) (1 - beta_2); w -= alpha m / (sqrt(v) + epsilon).
 
-    alpha = lr sqrt(1 - beta_2^step) / (1 - beta_1^step), step = 1, 2, ...; amsgrad puts
-    v_hat = max(v_hat, v) in v's place. states: m, v, then v_hat where amsgrad.
+    alpha = lr sqrt(1 - beta_2^t) / (1 - beta_1^t), t = step + 1; step, an array of one integer,
+    says how many updates were made before. amsgrad puts v_hat = max(v_hat, v) in v's place.
+    states: m, v, then v_hat where amsgrad.
     D. Kingma, J. Ba, "Adam: a method for stochastic optimization", ICLR 2015, end of section 2.
     """
-    alpha = lr * math.sqrt(1 - beta_2**step) / (1 - beta_1**step)
+    t = step.item() + 1
+    alpha = lr * math.sqrt(1 - beta_2**t) / (1 - beta_1**t)
     for p in range(len(w)):
         grad = _prepare(w[p], g[p], scale[p], decay[p], lr, clip)
         m, v = states[0][p], states[1][p]

@@ -1,8 +1,6 @@
-// What every module offers besides kernels: pooled memory, threads, what this CPU can run.
+// Arrays of pooled memory.
 #include <algorithm>
 
-#include "../core/cpu_features.h"
-#include "../cpu/parallel.h"
 #include "bind.h"
 
 namespace tilegrad {
@@ -42,23 +40,9 @@ py::array empty(const py::handle& shape_, const py::object& dtype_) {
 
 }  // namespace
 
-void bind_core(py::module_& m) {
+void bind_memory(py::module_& m) {
   m.def("empty", empty);
   m.def("pool_trim", pool_trim);
-  m.def("get_num_threads", num_threads);
-  m.def("set_num_threads", [](int64_t count) {
-    check_range("set_num_threads", "a count", count, 1, 1024);
-    set_num_threads(static_cast<int>(count));
-    return num_threads();
-  });
-  m.def("cpu_features", [] {
-    py::dict reasons;  // None where the code can run
-    for (const char* isa : {"base", "avx2", "avx512"}) {
-      const std::string why_not = cannot_run(isa);
-      reasons[isa] = why_not.empty() ? py::object(py::none()) : py::str(why_not);
-    }
-    return reasons;
-  });
 }
 
 }  // namespace tilegrad
