@@ -1,0 +1,254 @@
+"""scripts/gpu_check on a machine without a GPU: what it does when parts fail or hang."""
+
+import importlib.machinery
+import importlib.util
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "gpu_check"
+if not SCRIPT.is_file():
+    pytest.skip("needs the source tree, not only the package", allow_module_level=True)
+
+
+def load():
+    loader = importlib.machinery.SourceFileLoader("gpu_check", str(SCRIPT))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("gpu_check", loader))
+    sys.modules["gpu_check"] = module  # dataclasses look there
+    loader.exec_module(module)  # puts benchmarks/ on the path
+    return module
+
+
+check = load()
+from gpu import report  # noqa: E402
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A rehearsal of all parts."""
+    made = check.Run(True, 400, list(check.PARTS), tmp_path)
+    made.open(tmp_path / "out")
+    return made
+
+
+def act(monkeypatch, **actions):
+    monkeypatch.setattr(check, "ACTIONS", check.ACTIONS | actions)
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_a_cheap_part_is_rehearsed(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert check.main(["--rehearse", "--only", "machine,build", "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["log.txt", "report.md", "results.json"]
+    verdicts = {name: part["verdict"] for name, part in results(out)["parts"].items()}
+    assert verdicts == {"machine": "passed", "build": "skipped"}
+    assert "Rehearsal" in (out / "report.md").read_text()
+    assert "Python" in (out / "log.txt").read_text()
+    assert "0 of 2 parts failed" in capsys.readouterr().out
+
+
+def test_the_parts_are_listed(capsys):
+    assert check.main(["--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(check.PARTS)
+
+
+def test_without_a_gpu_there_is_nothing_to_do(monkeypatch, capsys):
+    monkeypatch.setattr(check, "gpu_name", lambda: None)
+    assert check.main([]) == 1
+    assert "--rehearse" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--only", "nonsense"], ["--rehearse", "--out", str(check.RESULTS / "nvidia")]],
+    ids=["unknown part", "a rehearsal among results"],
+)
+def test_bad_arguments(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        check.main(arguments)
+
+
+def test_results_lie_under_the_name_of_the_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(check, "gpu_name", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(check, "RESULTS", tmp_path)
+    act(monkeypatch, machine=lambda run: "as expected")
+    assert check.main(["--only", "machine"]) == 0
+    assert results(tmp_path / "nvidia-h100-80gb-hbm3")["name"] == "NVIDIA H100 80GB HBM3"
+
+
+# --- parts that fail ------------------------------------------------------------------------------
+
+
+def test_a_part_that_fails_leaves_the_others_theirs(monkeypatch, tmp_path):
+    def fails(run):
+        run.call([sys.executable, "-c", "import sys; print('my words'); sys.exit(3)"], "a program")
+
+    def breaks(run):
+        raise ZeroDivisionError("a fault of the script")
+
+    act(monkeypatch, machine=fails, build=lambda run: "built", ptx=breaks)
+    arguments = ["--rehearse", "--only", "machine,build,ptx", "--out", str(tmp_path)]
+    assert check.main(arguments) == 2
+    parts = results(tmp_path)["parts"]
+    assert [parts[name]["verdict"] for name in parts] == ["FAILED", "passed", "FAILED"]
+    assert parts["machine"]["note"] == "a program: status 3"
+    log = (tmp_path / "log.txt").read_text()
+    assert "my words" in log
+    assert "ZeroDivisionError: a fault of the script" in log
+
+
+def test_a_part_that_hangs_is_stopped_with_all_that_it_started(monkeypatch, run, tmp_path):
+    alive = tmp_path / "alive"
+    child = f"import time, pathlib\nwhile True: pathlib.Path({str(alive)!r}).touch()\n"
+    program = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', sys.argv[1]])"
+    monkeypatch.setitem(check.PARTS, "machine", check.Part("hangs", 1, 3.5))
+    act(
+        monkeypatch, machine=lambda run: run.call([sys.executable, "-c", program, child], "program")
+    )
+    start = time.monotonic()
+    assert check.do(run, "machine") == "FAILED"
+    assert time.monotonic() - start < 10
+    assert "ran out of time" in run.results["parts"]["machine"]["note"]
+    alive.unlink()
+    time.sleep(0.2)
+    assert not alive.exists()
+
+
+def test_after_a_failed_build_nothing_runs_that_needs_it(run):
+    run.results["parts"]["build"] = {"verdict": check.FAILED, "seconds": 1.0, "note": ""}
+    assert check.do(run, "kernels") == "skipped"
+    assert run.results["parts"]["kernels"]["note"] == "the build failed"
+
+
+def test_what_a_stopped_benchmark_wrote_is_kept(monkeypatch, run, tmp_path):
+    package = tmp_path / "fake" / "gpu"
+    package.mkdir(parents=True)
+    (package / "__main__.py").write_text(
+        "import json, sys, time\n"
+        "rows = [{'kernel': 'k', 'shape': '1', 'left_out': 'in this test'}]\n"
+        "text = json.dumps({'device': {}, 'rehearsal': True, 'rows': rows})\n"
+        "open(sys.argv[sys.argv.index('--out') + 1], 'w').write(text)\n"
+        "time.sleep(60)\n"
+    )
+    run.environment["PYTHONPATH"] = str(package.parent)
+    monkeypatch.setitem(check.PARTS, "kernels", check.Part("hangs", 1, 4))
+    assert check.do(run, "kernels") == "FAILED"
+    run.write()
+    assert results(run.out)["parts"]["kernels"]["results"]["rows"][0]["kernel"] == "k"
+    assert "in this test" in (run.out / "report.md").read_text()
+
+
+def test_later_parts_keep_what_they_need_at_least(run):
+    names = list(check.PARTS)
+    later = sum(check.PARTS[name].least for name in names[2:])
+    run.end = time.monotonic() + later + 50
+    assert run.allow(names[1]) == pytest.approx(50, abs=1)
+    assert run.allow(names[-1]) == check.PARTS[names[-1]].most
+
+
+def test_all_of_it_takes_less_than_nine_minutes():
+    assert check.arguments_of([]).seconds + 10 < 540
+    assert sum(part.least for part in check.PARTS.values()) < check.arguments_of([]).seconds
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def made_up(goal, ratio):
+    figures = {"gpu": [1e-4, 2e-4, 3e-4], "wall": [4e-4] * 3, "tf32": False}
+    return {
+        "kernel": goal.kernel,
+        "shape": goal.shape,
+        "contenders": {
+            "tilegrad": figures,
+            "PyTorch, mm": figures,
+            "PyTorch tf32, mm": figures | {"tf32": True},
+        },
+        "peer": "PyTorch, mm",
+        "timed": "graph",
+        "noise": 0.013,
+        "bytes": 10**8,
+        "flops": 10**9,
+        "gpu_ratio": ratio,
+        "wall_ratio": ratio,
+    }
+
+
+def made_up_results():
+    first, second, *_ = report.GOALS
+    rows = {
+        "kernels": [
+            made_up(first, first.least + 0.01),
+            made_up(second, second.least - 0.01),
+            {"kernel": "broken", "shape": "7", "failed": "NotProvedError: off by 1"},
+        ],
+        "ceilings": [
+            {"ceiling": "copy", "rate": 3e12},
+            {"ceiling": "gemm fp32 8192", "rate": 5e13, "error": 1e-7},
+            {"ceiling": "launch gap", "stream_seconds": 2e-6, "graph_seconds": 1.3e-6},
+        ],
+        "training": [
+            {
+                "batch": batch,
+                "contenders": {
+                    "tilegrad fit": {"step_seconds": 1e-3, "epoch_seconds": 2.0, "ratio": 1.0}
+                },
+            }
+            for batch in (1024, 32)
+        ],
+        "checks": [{"check": "same bits", "weights": 7}],
+    }
+    parts = {
+        name: {
+            "verdict": "passed",
+            "seconds": 1.0,
+            "note": "",
+            "results": {"device": {}, "rows": r},
+        }
+        for name, r in rows.items()
+    }
+    base = {"name": "GPU", "rehearsal": False, "date": "today", "commit": "abc"}
+    return base | {"parts": parts}
+
+
+def test_the_report_says_what_was_found():
+    text = report.report(made_up_results())
+    assert text.count("| reached |") == 1
+    assert text.count("| MISSED |") == 1
+    assert text.count("| not measured |") == len(report.GOALS) - 2
+    assert "200 µs (graph)" in text
+    assert "NotProvedError: off by 1" in text
+    assert "3.00 TB/s" in text
+    assert "50.00 TFLOP/s" in text
+    assert "17% bytes" in text  # 100 MB at 3 TB/s are 33 of 200 microseconds
+    assert text.index("| 32 |") < text.index("| 1024 |")
+    assert "1 ms, 2 s (1.00)" in text
+
+
+def test_a_report_of_nothing():
+    nothing = made_up_results() | {"parts": {}, "rehearsal": True}
+    assert report.REHEARSAL in report.report(nothing)
+
+
+def test_the_tables_are_whole():
+    for block in re.findall(r"(?:^\|.*\n)+", report.report(made_up_results()), re.M):
+        assert len({line.count("|") for line in block.splitlines()}) == 1, block
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(None, "-"), (2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.5e-6, "4.5 µs"), (7e-9, "7 ns")],
+)
+def test_durations(seconds, text):
+    assert report.duration(seconds) == text
