@@ -8,16 +8,17 @@ ASAN := build/asan
 PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
 ASAN_TESTS ?= tests
 ROUNDS ?= 5000
-NATIVE := tests/native/threads.cpp
 
 CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 export CMAKE_BUILD_PARALLEL_LEVEL
 
-CXX_SOURCES := $(shell find csrc -type f -name '*.h' -o -type f -name '*.cpp')
+CXX_SOURCES := $(shell find csrc -type f -name '*.h' -o -type f -name '*.cpp' -o -type f -name '*.cu')
+CXX_TESTS := $(shell find tests -type f -name '*.cpp' -o -type f -name '*.cu')
+BUILD_FILES := pyproject.toml $(shell find CMakeLists.txt csrc -type f -name CMakeLists.txt)
 PACKAGES := $(shell find python/tilegrad -type f -name __init__.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-peers test-asan test-tsan bench build lint format clean
+.PHONY: help demo test test-peers test-asan test-tsan bench build cuda lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -58,15 +59,25 @@ build: $(VENV)/.tools ## compile what changed in C++, in seconds (the first time
 	$(PIP) --no-build-isolation --editable .
 	@touch $(VENV)/.built
 
+CONFIGURE := -DSKBUILD_PROJECT_NAME=tilegrad -DSKBUILD_PROJECT_VERSION=0 \
+  -DPython_EXECUTABLE=$$($(BIN)/python -c 'import sys; print(sys.executable)') \
+  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+
+cuda: $(VENV)/.tools ## compile the CUDA kernels for all GPUs; needs nvcc, but no GPU
+	$(BIN)/cmake -S . -B build/cuda $(CONFIGURE) -DTILEGRAD_CUDA=ON -DTILEGRAD_SIM=OFF -DTILEGRAD_WERROR=ON
+	$(BIN)/cmake --build build/cuda --target _cuda
+	PYTHONPATH=build/cuda/csrc/cuda $(BIN)/python -c 'import _cuda; print("CUDA:", _cuda.device_count())'
+	$(BIN)/python scripts/ptxas_table
+
 lint: $(VENV)/.dev ## check style: ruff, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) $(NATIVE)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) $(CXX_TESTS)
 
 format: $(VENV)/.dev ## put everything into that style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_SOURCES) $(NATIVE)
+	$(BIN)/clang-format -i $(CXX_SOURCES) $(CXX_TESTS)
 
 clean: ## remove the virtual environment and everything built
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
@@ -79,7 +90,7 @@ $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.venv pyproject.toml CMakeLists.txt $(CXX_SOURCES) $(PACKAGES)
+$(VENV)/.built: $(VENV)/.venv $(BUILD_FILES) $(CXX_SOURCES) $(PACKAGES)
 	$(PIP) --editable .
 	@touch $@
 
@@ -101,13 +112,10 @@ $(ASAN)/.venv: $(VENV)/.test $(VENV)/.tools
 
 .PHONY: $(ASAN)/.built
 $(ASAN)/.built: $(ASAN)/.venv
-	$(BIN)/cmake -S . -B $(ASAN)/cmake -DTILEGRAD_SANITIZE=address,undefined \
-	  -DSKBUILD_PROJECT_NAME=tilegrad -DSKBUILD_PROJECT_VERSION=0 \
-	  -DPython_EXECUTABLE=$$($(BIN)/python -c 'import sys; print(sys.executable)') \
-	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) >$(ASAN)/cmake.log
+	$(BIN)/cmake -S . -B $(ASAN)/cmake $(CONFIGURE) -DTILEGRAD_SANITIZE=address,undefined >$(ASAN)/cmake.log
 	$(BIN)/cmake --build $(ASAN)/cmake
 	site=$$($(ASAN)/bin/python -c '$(PURELIB)') && rm -rf $$site/tilegrad && \
-	  cp -R python/tilegrad $$site && rm -f $$site/tilegrad/_cpu_*.so && \
+	  cp -R python/tilegrad $$site && rm -f $$site/tilegrad/*.so && \
 	  $(BIN)/cmake --install $(ASAN)/cmake --prefix $$site >>$(ASAN)/cmake.log
 
 $(VENV)/.bench: $(VENV)/.built

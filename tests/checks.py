@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import mmap
 
 import numpy as np
@@ -66,22 +67,22 @@ def assert_close(actual, expected, length=1, magnitude=None, kind="sum", dtype=n
     )
 
 
-def guarded(array):
-    """A contiguous copy with NaN (integers: 0x5a) before and after it, off any 64-byte boundary.
+def guarded(array, shift=1):
+    """A contiguous copy with NaN (integers: 0x5a) before and after it.
 
     A kernel that reads past its input then computes nonsense; one that writes past its output is
-    found by `assert_guards`.
+    found by `assert_guards`. The copy starts `shift` elements behind a multiple of 16 bytes.
     """
     array = np.asarray(array)
     buffer = _poisoned(array.size + 2 * GUARD + 1, array.dtype)
-    view = buffer[GUARD + 1 : GUARD + 1 + array.size].reshape(array.shape)
+    view = buffer[GUARD + shift : GUARD + shift + array.size].reshape(array.shape)
     view[...] = array
     return view
 
 
-def poison(shape, dtype=np.float32):
+def poison(shape, dtype=np.float32, shift=1):
     """An output that nobody wrote yet: NaN (integers: 0x5a), guarded."""
-    return guarded(_poisoned(shape, dtype))
+    return guarded(_poisoned(shape, dtype), shift)
 
 
 def _poisoned(shape, dtype):
@@ -99,7 +100,8 @@ def assert_guards(view, what=""):
     while buffer.base is not None:
         buffer = buffer.base
     expected = _poisoned(buffer.size - view.size, buffer.dtype)
-    around = np.concatenate([buffer[: GUARD + 1], buffer[GUARD + 1 + view.size :]])
+    start = (view.ctypes.data - buffer.ctypes.data) // buffer.itemsize
+    around = np.concatenate([buffer[:start], buffer[start + view.size :]])
     assert around.tobytes() == expected.tobytes(), (
         f"{what}: memory outside the array was overwritten"
     )
@@ -160,20 +162,23 @@ def absolute(value):
     return map_arrays(lambda a: np.abs(a) if a.dtype.kind == "f" else a, value)
 
 
-def _outputs(shapes, dtype):
-    """Poisoned arrays of `shapes`, each a shape or a pair (shape, dtype)."""
-    pairs = [s if s and isinstance(s[0], tuple) else (s, dtype) for s in shapes]
-    return [poison(*pair) for pair in pairs]
+def _pairs(shapes, dtype):
+    """(shape, dtype) of outputs that are given as a shape or as such a pair."""
+    return [s if s and isinstance(s[0], tuple) else (s, dtype) for s in shapes]
 
 
 def run(k, name, shapes, *args):
     """Call kernel `name` of backend `k` and return its outputs, of the shapes given.
 
     Outputs are poisoned, inputs guarded and verified unchanged, and so is the memory around both.
-    An output that is not float32 is given as (shape, dtype).
+    An output that is not float32 is given as (shape, dtype). Where outputs have an even number of
+    elements, all arrays start at a multiple of 16 bytes, which some kernels have a faster way for;
+    else none does.
     """
-    outputs = _outputs(shapes, np.float32)
-    args = [map_arrays(guarded, a) for a in args]
+    pairs = _pairs(shapes, np.float32)
+    shift = sum(math.prod(shape) for shape, _ in pairs) % 2
+    outputs = [poison(*pair, shift) for pair in pairs]
+    args = [map_arrays(lambda each: guarded(each, shift), a) for a in args]
     with unchanged(*args), np.errstate(all="ignore"):
         getattr(k, name)(*outputs, *args)
     for array in outputs:
@@ -183,7 +188,7 @@ def run(k, name, shapes, *args):
 
 def expected(name, shapes, *args):
     """The outputs of the reference kernel `name` in float64, for the same float32 inputs."""
-    outputs = _outputs(shapes, np.float64)
+    outputs = [poison(*pair) for pair in _pairs(shapes, np.float64)]
     with np.errstate(all="ignore"):
         getattr(reference, name)(*outputs, *(widened(a) for a in args))
     return outputs

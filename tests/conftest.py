@@ -7,6 +7,7 @@ import os
 import hypothesis
 import numpy as np
 import pytest
+from on_device import OnDevice
 
 from tilegrad import backend as backends
 
@@ -18,7 +19,12 @@ hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
 hypothesis.settings.load_profile("fixed")
 
 COMPILED = ["cpu:base", "cpu:avx2", "cpu:avx512"]
-BACKENDS = ["reference", *COMPILED]
+# The simulator again: with its threads in random orders, drawn from a seed, and with every access
+# checked. For kernels; what is built on them meets nothing new there.
+RERUNS = ["sim:1", "sim:2", "simtrace"]
+BACKENDS = ["reference", *COMPILED, "sim", *RERUNS]
+if backends.supported()["cuda"] is None:
+    BACKENDS.append("cuda")
 
 
 def _chosen(names):
@@ -33,7 +39,7 @@ def _chosen(names):
 
 def _load(name):
     """The backend; a skip where the machine cannot run it, a failure where only the build lacks."""
-    name = name.removeprefix("cpu:")
+    name = name.removeprefix("cpu:").partition(":")[0]
     reason = backends.supported()[name]
     if reason is None:
         return backends.load(name)
@@ -42,10 +48,26 @@ def _load(name):
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session", params=_chosen(BACKENDS))
-def backend(request):
+def pytest_generate_tests(metafunc):
     """Each backend in turn; TILEGRAD_TEST_BACKENDS=reference,cpu:avx2 narrows the list."""
-    return _load(request.param)
+    if "backend" in metafunc.fixturenames:
+        reruns = [] if "on_backend" in metafunc.fixturenames else RERUNS
+        names = [name for name in BACKENDS if name not in RERUNS or name in reruns]
+        metafunc.parametrize("backend", _chosen(names), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def backend(request):
+    """A backend as kernel tests call it, with NumPy arrays."""
+    loaded = _load(request.param)
+    if request.param == "cuda":
+        yield OnDevice(loaded)
+    elif loaded.name.startswith("sim"):
+        loaded.module.set_schedule(int(request.param.partition(":")[2] or 0))
+        yield loaded
+        loaded.module.set_schedule(0)
+    else:
+        yield loaded
 
 
 @pytest.fixture

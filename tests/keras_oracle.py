@@ -51,7 +51,7 @@ def assert_agree(actual, oracle, length=1, magnitude=None):
         length: how many terms one element sums.
         magnitude: what the error is relative to; the largest element by default.
     """
-    actual, oracle = np.asarray(actual), np.asarray(oracle)
+    actual, oracle = map(tilegrad.backend.to_numpy, (actual, oracle))
     assert actual.shape == oracle.shape, f"expected shape {oracle.shape}, got {actual.shape}"
     finite = np.abs(oracle[np.isfinite(oracle)])
     size = max(1e-3, float(finite.max(initial=0))) if magnitude is None else magnitude

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 STEMS = sorted(p.stem for p in (ROOT / "csrc/ops").glob("*.h") if p.stem != "glossary")
 FOLDERS = {  # where each stem lives; the optimizers' public face is keras/optimizers.py
     "csrc/cpu/{}.cpp": STEMS,
+    "csrc/cuda/{}.cu": STEMS,
     "csrc/bind/{}.cpp": STEMS,
     "python/tilegrad/reference/{}.py": STEMS,
     "python/tilegrad/ops/{}.py": [s for s in STEMS if s != "optim"],

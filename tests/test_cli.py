@@ -37,8 +37,11 @@ def run(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("device", backend.DEVICES)
+@pytest.mark.parametrize("device", ["cpu", "cuda", "reference"])  # "sim" would take minutes
 def test_train(device, capsys):
+    reason = backend.supported().get(device)
+    if reason:
+        pytest.skip(reason)
     assert cli.main(["train", "--epochs", "2", "--batch-size", "64", "--device", device]) == 0
     out = capsys.readouterr().out
     assert "digits: 1,442 images to learn from, 355 to test on" in out
@@ -133,7 +136,7 @@ def test_threads_belong_to_the_cpu(capsys):
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("TILEGRAD_DEVICE", "tpu", "expected one of cpu, reference, got 'tpu'"),
+        ("TILEGRAD_DEVICE", "tpu", "expected one of cpu, cuda, sim, reference, got 'tpu'"),
         ("TILEGRAD_ISA", "sse9", "expected one of avx512, avx2, base, got 'sse9'"),
         ("TILEGRAD_THREADS", "none", "expected 1 to 1024, got 'none'"),
         ("TILEGRAD_DEBUG", "9", "expected 0 to 4, got '9'"),
@@ -178,7 +181,6 @@ def test_info(capsys):
     assert "device    " in out and "isa       " in out
     for name, present, _ in backend.describe():
         assert re.search(rf"{name} +│ {'yes' if present else 'no'}", out)
-    assert re.search(r"cuda +│ no +│ this version has no GPU kernels", out)
 
 
 def test_info_obeys_the_environment():

@@ -107,4 +107,6 @@ def test_script_on_mnist():
     folder = os.environ.get("TILEGRAD_DATA")
     if not folder or not any(os.path.exists(f"{folder}/{x}") for x in ("mnist", "mnist.npz")):
         pytest.skip("TILEGRAD_DATA does not name a folder with MNIST")
+    if backend.default_device() == "sim":
+        pytest.skip("takes the simulator half a minute; it runs the synthetic images")
     check(run(IMPORTS + SCRIPT, KERAS_MAX_STEPS_PER_EPOCH="150"), 150, 0.9)

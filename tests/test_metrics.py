@@ -13,7 +13,16 @@ from keras_oracle import KERAS_VERSION, assert_configs, keras, quiet
 from test_losses import softmax
 
 from tilegrad import Tensor
+from tilegrad.keras import backend as keras_backend
 from tilegrad.keras import metrics
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fresh_names():
+    """Metrics are numbered by what was made before, here as in Keras."""
+    keras_backend.clear_session()
+    quiet(keras.backend.clear_session)
+
 
 # class -> what its targets and predictions are like
 KINDS = {

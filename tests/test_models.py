@@ -489,7 +489,7 @@ def test_shuffling():
     for shuffle, expected in ((True, False), ("batch", False), (False, True)):
         keras.utils.set_random_seed(0)
         adapter = data_adapter.ArrayAdapter(x, batch_size=5, shuffle=shuffle)
-        batches = [batch.tolist() for batch in adapter]
+        batches = [np.asarray(batch).tolist() for batch in adapter]
         order = [value for batch in batches for value in batch]
         assert (order == list(range(20))) is expected
         assert sorted(order) == list(range(20))
@@ -497,7 +497,7 @@ def test_shuffling():
             assert [sorted(batch) for batch in batches] == x.reshape(4, 5).tolist()
     keras.utils.set_random_seed(0)
     adapter = data_adapter.ArrayAdapter(x, x * 2, batch_size=5, shuffle=True)
-    first, second = [list(adapter) for _ in range(2)]
+    first, second = [[tuple(map(np.asarray, pair)) for pair in adapter] for _ in range(2)]
     assert all((b == 2 * a).all() for a, b in first)
     assert not all((a[0] == b[0]).all() for a, b in zip(first, second, strict=True))
 

@@ -68,11 +68,11 @@ def compare(name, **settings):
         for w, e, w0 in zip(ws, expected, start(), strict=True):
             # relative to how far the weight moved, too: Keras's 1 - beta^t in float32 loses digits
             np.testing.assert_allclose(
-                w.data, e, rtol=2e-6, atol=1e-6 + 1e-4 * np.abs(e - w0).max()
+                w.numpy(), e, rtol=2e-6, atol=1e-6 + 1e-4 * np.abs(e - w0).max()
             )
     optimizer.finalize_variable_values(ws)
     for w, e in zip(ws, final, strict=True):
-        np.testing.assert_allclose(w.data, e, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(w.numpy(), e, rtol=1e-4, atol=1e-5)
     assert int(optimizer.iterations) == iterations
     assert_configs(optimizer.get_config(), config, ignore=("learning_rate", "name"))
     again = type(optimizer).from_config(optimizer.get_config())
@@ -188,7 +188,7 @@ def test_rules_against_the_formulas(name, settings, rule, arguments):
         ]
         for w, e in zip(ws, exact, strict=True):
             allowed = 2.0**-23 * (step + 1) * 4 * (np.abs(e) + 0.05)
-            assert (np.abs(w.data - e) <= allowed).all()
+            assert (np.abs(w.numpy() - e) <= allowed).all()
 
 
 # -- around a step ---------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_variables_without_a_gradient_are_skipped_with_a_warning():
     before = [w.numpy() for w in ws]
     with pytest.warns(UserWarning, match="no gradient for bias, deep"):
         optimizer.apply([g if i not in (1, 3) else None for i, g in enumerate(grads)], ws)
-    moved = [(w.data != b).any() for w, b in zip(ws, before, strict=True)]
+    moved = [(w.numpy() != b).any() for w, b in zip(ws, before, strict=True)]
     assert moved == [True, False, True, False, True]
     optimizer.apply(grads[:2], ws[:2])  # a part of them
     with pytest.raises(ValueError, match="no gradient for any variable"):
@@ -310,7 +310,7 @@ def test_exclude_from_weight_decay():
         optimizer.apply(gradients(step), ws)
         quiet(oracle.apply, gradients(step), ks)
     for w, k in zip(ws, ks, strict=True):
-        np.testing.assert_allclose(w.data, quiet(k.numpy), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(w.numpy(), quiet(k.numpy), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="before the first step"):
         optimizer.exclude_from_weight_decay(var_names=["kernel"])
 
@@ -366,7 +366,7 @@ def test_state_can_be_put_back():
     for o, vs in ((optimizer, ws), (other, other_ws)):
         o.apply(gradients(9), vs)
     for a, b in zip(ws, other_ws, strict=True):
-        np.testing.assert_array_equal(a.data, b.data)
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
     names = [v.name for v in optimizer.variables]
     assert names[:3] == ["iteration", "learning_rate", "kernel_momentum"]
     assert len(set(names)) == len(names) == 2 + 4 * len(ws)

@@ -8,10 +8,10 @@ from .tensor import Tensor, from_dlpack
 
 
 def __getattr__(name):  # what is found at first use, so that the core alone stays quick to import
-    if name == "keras":
+    if name in ("keras", "sim"):
         import importlib
 
-        return importlib.import_module(".keras", __name__)
+        return importlib.import_module(f".{name}", __name__)
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 
@@ -35,5 +35,6 @@ __all__ = [
     "no_grad",
     "ops",
     "set_num_threads",
+    "sim",
     "trace",
 ]

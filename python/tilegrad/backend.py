@@ -5,14 +5,22 @@ A backend is a module that exports every name in `KERNELS`. The device of a tens
 - ``"cpu"``: the compiled module of the best instruction set that this CPU and its operating system
   allow (``_cpu_avx512``, ``_cpu_avx2`` or ``_cpu_base``), or the one that ``TILEGRAD_ISA`` names;
   float32.
+- ``"cuda"``: the CUDA kernels, on CuPy's arrays and its current stream; float32.
+- ``"sim"``: the same CUDA kernels in a simulator on the CPU, on NumPy's arrays: slow, for machines
+  without a GPU. ``_simtrace`` takes ``_sim``'s place while `tilegrad.sim.trace` looks on.
 - ``"reference"``: pure NumPy, any float dtype; slow, and the definition of what is right.
+
+Arrays are NumPy's or, on "cuda", CuPy's; `as_array`, `namespace`, `to_numpy` and `copy_into` are
+for code that meets both. CuPy is imported when the first of its arrays is needed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
+import math
 import os
 from types import ModuleType
 
@@ -111,18 +119,44 @@ BINARY = {
 UNARY = {name: i for i, name in enumerate(["negative", "exp", "log", "sqrt", "absolute", "square"])}
 
 ISAS = ("avx512", "avx2", "base")  # best first
-DEVICES = ("cpu", "reference")
+DEVICES = ("cpu", "cuda", "sim", "reference")
+
+# Every backend's module and the device that it serves.
+_MODULES = {isa: (f"_cpu_{isa}", "cpu") for isa in ISAS} | {
+    "cuda": ("_cuda", "cuda"),
+    "sim": ("_sim", "sim"),
+    "simtrace": ("_simtrace", "sim"),
+    "reference": ("reference", "reference"),
+}
 
 
 class Backend:
-    """One module's kernels as attributes, its allocation, and the dtypes it computes in."""
+    """One module's kernels as attributes, its memory, and the dtypes it computes in.
+
+    Attributes:
+        xp: the array library of its memory: numpy, or cupy.
+        empty: (shape, dtype) -> an uninitialised array.
+        asarray: (array, dtype=None) -> the array in this memory, C-contiguous and of `dtype`;
+            copied only if it must be.
+        asynchronous: whether kernels run on while Python goes on, so that to read a number is to
+            wait for all of them. The simulator's do not, but what is written for a GPU runs there.
+    """
 
     def __init__(self, name: str, module: ModuleType):
         self.name = name
         self.module = module
         wider = (np.dtype(np.float64),) if name == "reference" else ()
         self.float_dtypes = (np.dtype(np.float32), *wider)  # the first one is the default
-        self.empty = getattr(module, "empty", np.empty)  # (shape, dtype) -> uninitialised array
+        self.asynchronous = name in ("cuda", "sim", "simtrace")
+        if name == "cuda":
+            self.xp = import_cupy()
+            self.empty = _cupy_empty
+            self.asarray = _cupy_asarray
+            self._scalar = functools.lru_cache(maxsize=256)(self._new_scalar)
+        else:
+            self.xp = np
+            self.empty = getattr(module, "empty", np.empty)
+            self.asarray = _numpy_asarray
         self.restore()
 
     def restore(self) -> None:
@@ -138,10 +172,36 @@ class Backend:
             if kernel in self.__dict__:
                 setattr(self, kernel, wrap(self, kernel, self.__dict__[kernel]))
 
-    def zeros(self, shape, dtype) -> np.ndarray:
+    def zeros(self, shape, dtype):
         array = self.empty(shape, dtype)
         array.fill(0)
         return array
+
+    def scalar(self, value: float, dtype):
+        """A number as an array of no axes. On a GPU it is kept, so that the next one costs no copy.
+
+        Nobody may write to it.
+        """
+        if self.xp is np:
+            return np.asarray(value, dtype)
+        return self._scalar(float(value).hex(), dtype)  # 0.0 and -0.0 are two numbers
+
+    def _new_scalar(self, text: str, dtype):
+        array = self.asarray(float.fromhex(text), dtype)
+        self.synchronize()  # the next one to use it may do so on another stream
+        return array
+
+    def synchronize(self) -> None:
+        """Wait until all kernels are done."""
+        if self.name == "cuda":
+            self.xp.cuda.get_current_stream().synchronize()
+
+    def free_bytes(self) -> int | None:
+        """How much memory is left on the device; None where it is the host's."""
+        if self.name != "cuda":
+            return None
+        pooled = self.xp.get_default_memory_pool().free_bytes()
+        return self.xp.cuda.runtime.memGetInfo()[0] + pooled
 
     def __getattr__(self, name):
         if name in KERNELS:
@@ -152,38 +212,160 @@ class Backend:
         return f"<tilegrad backend {self.name}>"
 
 
+# -- arrays of either library ----------------------------------------------------------------------
+
+_MOST = 1 << 44  # elements of an array
+
+
+def import_cupy() -> ModuleType:
+    """The module cupy.
+
+    Raises:
+        RuntimeError: it is not installed, or does not work.
+    """
+    try:
+        import cupy
+    except ImportError as error:
+        raise RuntimeError(f"device cuda: {_NO_CUPY} ({error})") from error
+    return cupy
+
+
+def on_gpu(value) -> bool:
+    """Whether `value` is an array in a GPU's memory: CuPy's, PyTorch's or another's."""
+    return not isinstance(value, np.ndarray) and hasattr(value, "__cuda_array_interface__")
+
+
+def as_array(value):
+    """`value` as a CuPy array where it is on a GPU, else as a NumPy array; shared if possible."""
+    if not on_gpu(value):
+        return np.asarray(value)
+    cupy = import_cupy()
+    if isinstance(value, cupy.ndarray):
+        return value
+    # DLPack also makes CuPy's stream wait for what the other library still computes.
+    return cupy.from_dlpack(value) if hasattr(value, "__dlpack__") else cupy.asarray(value)
+
+
+def namespace(array) -> ModuleType:
+    """The library of an array that `as_array` gave: numpy or cupy."""
+    return np if isinstance(array, (np.ndarray, np.generic)) else import_cupy()
+
+
+def to_numpy(array) -> np.ndarray:
+    """An array that `as_array` gave as a NumPy array: itself, or a copy from the GPU."""
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
+def _numpy_asarray(array, dtype=None) -> np.ndarray:
+    if on_gpu(array):
+        array = as_array(array).get()
+    return np.asarray(array, dtype, order="C")
+
+
+def _cupy_empty(shape, dtype):
+    if math.prod(shape) > _MOST:  # CuPy counts bytes in 64 bits, and they may wrap to a few
+        raise MemoryError(f"empty: shape {tuple(shape)} of {dtype} is more than any GPU holds")
+    return import_cupy().empty(shape, dtype)
+
+
+def _cupy_asarray(array, dtype=None):
+    return import_cupy().asarray(array, dtype, order="C")
+
+
+def copy_into(target, source) -> None:
+    """target[...] = source, both of one shape, in whatever memory each of them is."""
+    if isinstance(target, np.ndarray):
+        np.copyto(target, to_numpy(source), casting="same_kind")
+    elif isinstance(source, np.ndarray):
+        target.set(np.asarray(source, target.dtype, order="C"))
+    else:
+        namespace(target).copyto(target, source, casting="same_kind")
+
+
+def numbers(arrays) -> list[float]:
+    """The values of CuPy arrays of one element each, read with one copy for each dtype."""
+    groups = {}
+    for i, array in enumerate(arrays):
+        groups.setdefault(array.dtype, []).append(i)
+    values = [0.0] * len(arrays)
+    for group in groups.values():
+        stacked = namespace(arrays[0]).stack([arrays[i].reshape(()) for i in group])
+        for i, value in zip(group, stacked.get().tolist(), strict=True):
+            values[i] = float(value)
+    return values
+
+
+# -- which backends there are ----------------------------------------------------------------------
+
 _loaded: dict[str, Backend] = {}
 _active: dict[str, Backend] = {}
 _default_device: str | None = None  # until asked for: then TILEGRAD_DEVICE, or "cpu"
 _wrapper = None
 
+_NO_CUPY = "CuPy is not installed: pip install 'tilegrad[cuda13]' (or [cuda12])"
+_HOW_TO_BUILD = {
+    "_cuda": "where nvcc is, pip install -C cmake.define.TILEGRAD_CUDA=ON .",
+    "_sim": "pip install -C cmake.define.TILEGRAD_SIM=ON .",
+    "_simtrace": "pip install -C cmake.define.TILEGRAD_SIM=ON .",
+}
+_NO_GPU = {35: "driver too old or absent", 100: "no device"}  # CUDA's statuses that mean it
+
 
 def supported() -> dict[str, str | None]:
     """Every backend's name with None where it can run here, else the reason why it cannot."""
-    reasons: dict[str, str | None] = {"reference": None}
+    return {name: _why_not(name) for name in ("reference", *ISAS, "cuda", "sim", "simtrace")}
+
+
+def _why_not(name: str) -> str | None:
+    module, device = _MODULES[name]
+    if name == "reference" or name in _loaded:
+        return None
+    if device == "cpu":
+        try:
+            features = importlib.import_module("tilegrad._cpu_base").cpu_features()
+        except ImportError as error:
+            return f"the compiled core is not built: {error}"
+        if features.get(name) is not None:
+            return features[name]
+        found = importlib.util.find_spec(f"tilegrad.{module}") is not None
+        return None if found else f"{module} was not built for this architecture"
+    if importlib.util.find_spec(f"tilegrad.{module}") is None:
+        return f"{module} was not built: {_HOW_TO_BUILD[module]}"
+    return _why_no_cuda() if device == "cuda" else None
+
+
+def _why_no_cuda() -> str | None:
     try:
-        features = importlib.import_module("tilegrad._cpu_base").cpu_features()
+        status, count, text = importlib.import_module("tilegrad._cuda").device_count()
     except ImportError as error:
-        return reasons | dict.fromkeys(ISAS, f"the compiled core is not built: {error}")
-    for isa in ISAS:
-        reasons[isa] = features.get(isa)
-        if reasons[isa] is None and importlib.util.find_spec(f"tilegrad._cpu_{isa}") is None:
-            reasons[isa] = f"_cpu_{isa} was not built for this architecture"
-    return reasons
+        return f"_cuda cannot be imported: {error}"
+    if status in _NO_GPU:
+        return f"no GPU: CUDA status {status} ({_NO_GPU[status]})"
+    if status:
+        return f"CUDA status {status}: {text}"
+    if not count:
+        return "no GPU: CUDA counts none"
+    return None if importlib.util.find_spec("cupy") else _NO_CUPY
 
 
 def load(name: str) -> Backend:
-    """The backend called `name`: "reference", "base", "avx2" or "avx512"."""
+    """The backend called `name`: "avx512", "avx2", "base", "cuda", "sim", "simtrace", "reference".
+
+    Raises:
+        ValueError: there is none of this name.
+        RuntimeError: it cannot run here; the message says why.
+    """
     if name not in _loaded:
-        if name != "reference" and name not in ISAS:
-            known = ", ".join((*ISAS, "reference"))
-            raise ValueError(f"backend: expected one of {known}, got {name!r}")
+        if name not in _MODULES:
+            raise ValueError(f"backend: expected one of {', '.join(_MODULES)}, got {name!r}")
         _check_environment()
-        reason = supported()[name]
+        reason = _why_not(name)
         if reason is not None:
             raise RuntimeError(f"backend {name}: {reason}")
-        module = "reference" if name == "reference" else f"_cpu_{name}"
-        _loaded[name] = Backend(name, importlib.import_module(f"tilegrad.{module}"))
+        _loaded[name] = Backend(name, importlib.import_module(f"tilegrad.{_MODULES[name][0]}"))
+        if name == "cuda":
+            stream = _loaded[name].xp.cuda.get_current_stream
+            _loaded[name].module.set_stream_getter(lambda: stream().ptr)
         if _wrapper is not None:
             _loaded[name].instrument(_wrapper)
     return _loaded[name]
@@ -213,11 +395,11 @@ def _choose_isa() -> str:
         if forced not in ISAS:
             raise ValueError(f"TILEGRAD_ISA: expected one of {', '.join(ISAS)}, got {forced!r}")
         return forced
-    reasons = supported()
     for isa in ISAS:
-        if reasons[isa] is None:
+        reason = _why_not(isa)
+        if reason is None:
             return isa
-    raise RuntimeError(f"device cpu: {reasons['base']}; device 'reference' works without it")
+    raise RuntimeError(f"device cpu: {reason}; device 'reference' works without it")
 
 
 def get(device: str) -> Backend:
@@ -225,9 +407,8 @@ def get(device: str) -> Backend:
     try:
         return _active[device]
     except KeyError:
-        _active[check_device(device)] = load(
-            "reference" if device == "reference" else _choose_isa()
-        )
+        check_device(device)
+        _active[device] = load(_choose_isa() if device == "cpu" else device)
         return _active[device]
 
 
@@ -254,27 +435,37 @@ def set_default_device(device: str) -> None:
 
 
 @contextlib.contextmanager
+def serve(name: str):
+    """Within the block, the backend `name` serves its device; the default device stays."""
+    chosen = load(name)
+    device = _MODULES[name][1]
+    before = _active.get(device)
+    _active[device] = chosen
+    try:
+        yield chosen
+    finally:
+        if before is None:
+            del _active[device]
+        else:
+            _active[device] = before
+
+
+@contextlib.contextmanager
 def use(name: str):
-    """Within the block, tensors are made on the backend `name`: an ISA, or "reference".
+    """Within the block, tensors are made on the backend `name`: an ISA, or one of `load`'s others.
 
     >>> import tilegrad
     >>> with tilegrad.backend.use("reference"):
     ...     print(tilegrad.Tensor([1.0]).device)
     reference
     """
-    chosen = load(name)
-    device = "reference" if name == "reference" else "cpu"
-    before = _active.get(device), default_device()
-    _active[device] = chosen
-    set_default_device(device)
-    try:
-        yield chosen
-    finally:
-        set_default_device(before[1])
-        if before[0] is None:
-            del _active[device]
-        else:
-            _active[device] = before[0]
+    with serve(name) as chosen:
+        before = default_device()
+        set_default_device(_MODULES[name][1])
+        try:
+            yield chosen
+        finally:
+            set_default_device(before)
 
 
 def get_num_threads() -> int:
@@ -299,6 +490,14 @@ def describe() -> list[tuple[str, bool, str]]:
     forced = os.environ.get("TILEGRAD_ISA", "")
     why = f"TILEGRAD_ISA={forced}" if forced else "the best that this CPU and system allow"
     for name, reason in supported().items():
-        note = f"in use for device cpu: {why}" if name == chosen else "available"
-        rows.append((name, reason is None, reason or note))
+        note = reason or (f"in use for device cpu: {why}" if name == chosen else _note(name))
+        rows.append((name, reason is None, note))
     return rows
+
+
+def _note(name: str) -> str:
+    if name == "cuda":
+        info = load(name).module.device_info()
+        major, minor = info["compute_capability"]
+        return f"available: {info['name']}, compute capability {major}.{minor}"
+    return "available"

@@ -240,5 +240,4 @@ def _info(arguments) -> None:
         table.add_column(heading, overflow="fold")
     for name, present, reason in rows:
         table.add_row(name, "yes" if present else "no", reason)
-    table.add_row("cuda", "no", "this version has no GPU kernels")
     Console().print(table)

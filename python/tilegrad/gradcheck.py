@@ -37,7 +37,7 @@ def gradcheck(
     >>> tilegrad.gradcheck(lambda x, w: tilegrad.ops.tanh(x @ w), [[[1.0, 2.0]], [[0.5], [-0.3]]])
     True
     """
-    arrays = [np.array(x.data if isinstance(x, Tensor) else x, np.float64) for x in inputs]
+    arrays = [np.array(x.numpy() if isinstance(x, Tensor) else x, np.float64) for x in inputs]
     rng = np.random.default_rng(seed)
     with backend.use("reference"):
         y, exact = _gradients(fn, arrays, None)
@@ -87,7 +87,7 @@ def _gradients(fn, arrays, weight):
     if y.requires_grad:
         y.backward(weight)
     return y, [
-        np.zeros_like(a) if t.grad is None else t.grad.data
+        np.zeros_like(a) if t.grad is None else t.grad.numpy()
         for t, a in zip(tensors, arrays, strict=True)
     ]
 

@@ -6,20 +6,25 @@ import numpy as np
 
 from . import backend
 
+_GPU_MEMORY = ((2,), (13,))  # DLPack's kDLCUDA and kDLCUDAManaged
+
 
 class Tensor:
     """An n-dimensional array that remembers how it was computed.
 
     Args:
-        data: anything `numpy.asarray` takes, another Tensor included. Floating-point data become
-            float32 (on device "reference" they keep their dtype); integers and booleans are kept as
-            labels or indices and become floats when an operation needs it.
-            A C-contiguous array of the right dtype is shared, not copied.
+        data: anything `numpy.asarray` takes, another Tensor included, or an array on a GPU: CuPy's,
+            PyTorch's or any other that has DLPack or the CUDA Array Interface. Floating-point data
+            become float32 (on device "reference" they keep their dtype); integers and booleans are
+            kept as labels or indices and become floats when an operation needs it.
+            A C-contiguous array of the right dtype in the device's memory is shared, not copied.
         requires_grad: whether `backward` should fill `grad`; floating-point tensors only.
-        device: "cpu" or "reference"; None is the default device.
+        device: "cpu", "cuda", "sim" or "reference" (see `tilegrad.backend`); None is "cuda" for
+            data that are on a GPU, else the default device.
 
     Raises:
         TypeError: data that are not numbers.
+        RuntimeError: a device that is not there; the message says why.
 
     >>> import tilegrad
     >>> x = tilegrad.Tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
@@ -40,16 +45,21 @@ class Tensor:
         "requires_grad",
     )
     __array_ufunc__ = None  # so that `array * tensor` comes to Tensor.__rmul__
+    __array_priority__ = 1000  # the same for CuPy's arrays
 
     def __init__(self, data, requires_grad: bool = False, device: str | None = None):
-        device = backend.check_device(device or backend.default_device())
-        array = data.data if isinstance(data, Tensor) else np.asarray(data)
-        if array.dtype.kind == "f":
-            dtypes = backend.get(device).float_dtypes
-            dtype = array.dtype.newbyteorder("=")
-            array = np.asarray(array, dtype if dtype in dtypes else dtypes[0], order="C")
-        elif array.dtype.kind in "iub":
-            array = np.asarray(array, array.dtype.newbyteorder("="), order="C")
+        array = data.data if isinstance(data, Tensor) else data
+        if not isinstance(array, np.ndarray):
+            array = backend.as_array(array)
+            if device is None and not isinstance(array, np.ndarray):
+                device = "cuda"
+        device = device or backend.default_device()
+        k = backend.get(device)
+        dtype = array.dtype.newbyteorder("=")
+        if dtype.kind == "f":
+            array = k.asarray(array, dtype if dtype in k.float_dtypes else k.float_dtypes[0])
+        elif dtype.kind in "iub":
+            array = k.asarray(array, dtype)
         else:
             raise TypeError(
                 f"Tensor: expected numbers, got dtype {array.dtype} from {type(data).__name__}"
@@ -67,7 +77,7 @@ class Tensor:
         self._version = [0]  # shared by all views of this memory
 
     @classmethod
-    def _wrap(cls, array: np.ndarray, device: str) -> Tensor:
+    def _wrap(cls, array, device: str) -> Tensor:
         """A tensor round an array that is already contiguous and of the device's dtype."""
         self = Tensor.__new__(Tensor)
         self.data = array
@@ -86,8 +96,12 @@ class Tensor:
             if value.data.dtype.kind == "f":
                 return value
             value, device = value.data, value.device
+        if not isinstance(value, (np.ndarray, float, int)):
+            value = backend.as_array(value)
+            if device is None and not isinstance(value, np.ndarray):
+                device = "cuda"
         device = device or backend.default_device()
-        array = np.asarray(value)
+        array = np.asarray(value) if isinstance(value, (float, int)) else value
         if array.dtype.kind in "iub":
             array = array.astype(backend.get(device).float_dtypes[0])
         return Tensor(array, device=device)
@@ -124,7 +138,7 @@ class Tensor:
 
     def __repr__(self) -> str:
         name = type(self).__name__
-        body = np.array2string(self.data, prefix=f"{name}(", separator=", ")
+        body = np.array2string(backend.to_numpy(self.data), prefix=f"{name}(", separator=", ")
         grad = ", requires_grad=True" if self.requires_grad else ""
         return f"{name}({body}, shape={self.shape}, dtype={self.dtype}, device={self.device}{grad})"
 
@@ -149,27 +163,57 @@ class Tensor:
     # -- in and out --------------------------------------------------------------------------------
 
     def numpy(self) -> np.ndarray:
-        """The data as a NumPy array that shares the memory."""
-        return self.data
+        """The data as a NumPy array that shares the memory; a copy of what is on a GPU."""
+        return backend.to_numpy(self.data)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        data = self.data
+        if not isinstance(data, np.ndarray):
+            if copy is False:
+                raise ValueError("cannot give data on a GPU as a NumPy array without a copy")
+            data, copy = backend.to_numpy(data), None
         if copy:
-            return np.array(self.data, dtype=dtype)
+            return np.array(data, dtype=dtype)
         if copy is False and dtype is not None and np.dtype(dtype) != self.dtype:
             raise ValueError(f"cannot give {self.dtype} data as {np.dtype(dtype)} without a copy")
-        return self.data if dtype is None else self.data.astype(dtype, copy=False)
+        return data if dtype is None else data.astype(dtype, copy=False)
+
+    @property
+    def __cuda_array_interface__(self) -> dict:
+        """The CUDA Array Interface, version 3, of a tensor on "cuda"; others do not have it.
+
+        It is CuPy's, and names the stream that the reader has to wait for.
+        """
+        if self.device != "cuda":
+            raise AttributeError("__cuda_array_interface__: this tensor is not on device cuda")
+        self._check_exportable("__cuda_array_interface__")
+        return self.data.__cuda_array_interface__
 
     def __dlpack__(self, **options):
-        if self.requires_grad:
-            raise BufferError("__dlpack__: this tensor requires a gradient; export its .detach()")
+        """The data as a DLPack capsule; on "cuda" CuPy makes the reader's `stream` wait for it."""
+        self._check_exportable("__dlpack__")
         return self.data.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.data.__dlpack_device__()
 
+    def _check_exportable(self, what: str) -> None:
+        if self.requires_grad:
+            raise BufferError(f"{what}: this tensor requires a gradient; export its .detach()")
+
     def to(self, device: str) -> Tensor:
-        """This tensor on `device` (itself if it is there already); cuts the graph otherwise."""
-        return self if device == self.device else Tensor(self.data, self.requires_grad, device)
+        """This tensor on `device`: itself if it is there already, else a copy.
+
+        The copy is a leaf: it requires a gradient if this tensor does, but no gradient flows back.
+        """
+        if device == self.device:
+            return self
+        data = backend.get(device).asarray(self.data)
+        return Tensor(data.copy() if data is self.data else data, self.requires_grad, device)
+
+    def cpu(self) -> Tensor:
+        """This tensor on device "cpu"; see `to`."""
+        return self.to("cpu")
 
     def detach(self) -> Tensor:
         """The same memory without the graph."""
@@ -188,23 +232,26 @@ class Tensor:
 
         An op that needs the old data in its backward will then raise instead of using the new ones.
         """
-        source = value.data if isinstance(value, Tensor) else np.asarray(value)
+        source = value.data if isinstance(value, Tensor) else backend.as_array(value)
         if source.shape != self.shape:
             raise ValueError(f"assign: expected shape {self.shape}, got {source.shape}")
         if not np.can_cast(source.dtype, self.dtype, "same_kind"):
             raise TypeError(f"assign: expected {self.dtype} or what fits it, got {source.dtype}")
         self._check_writable("assign")
-        np.copyto(self.data, source, casting="same_kind")
+        backend.copy_into(self.data, source)
         self._version[0] += 1
         return self
 
     def __setitem__(self, index, value) -> None:
         self._check_writable("item assignment")
-        self.data[index] = value.data if isinstance(value, Tensor) else value
+        value = value.data if isinstance(value, Tensor) else value
+        if backend.on_gpu(value) or not isinstance(self.data, np.ndarray):
+            value = backend.get(self.device).asarray(value)
+        self.data[array_index(index, self.device)] = value
         self._version[0] += 1
 
     def _check_writable(self, what: str) -> None:
-        if not self.data.flags.writeable:
+        if isinstance(self.data, np.ndarray) and not self.data.flags.writeable:
             raise ValueError(f"{what}: this tensor's memory is read-only")
         if self.creator is not None:
             raise RuntimeError(
@@ -307,11 +354,22 @@ class Tensor:
         return ops.transpose(self, (axes[0] if len(axes) == 1 else axes) or None)
 
 
+def array_index(index, device: str):
+    """A NumPy index whose arrays, lists and tensors are arrays of the device."""
+    if isinstance(index, tuple):
+        return tuple([array_index(item, device) for item in index])
+    if isinstance(index, Tensor):
+        index = index.data
+    is_array = isinstance(index, (list, np.ndarray)) or backend.on_gpu(index)
+    return backend.get(device).asarray(index) if is_array else index
+
+
 def from_dlpack(source) -> Tensor:
     """A tensor that shares memory with any object that speaks DLPack (NumPy, PyTorch, CuPy arrays).
 
-    Data that are not C-contiguous float32 or integers are converted, as `Tensor(...)` does. NumPy
-    before 2.1 makes them read-only.
+    It is on "cuda" if the memory is a GPU's, else on the default device. Data that are not
+    C-contiguous float32 or integers, or not in the device's memory, are converted, as `Tensor(...)`
+    does. NumPy before 2.1 makes them read-only.
 
     >>> import numpy, tilegrad
     >>> array = numpy.zeros(3, "float32")
@@ -320,6 +378,9 @@ def from_dlpack(source) -> Tensor:
     >>> t[0].item()
     7.0
     """
+    if getattr(source, "__dlpack_device__", tuple)()[:1] in _GPU_MEMORY:
+        backend.get("cuda")  # says what is missing, before CuPy does
+        return Tensor(backend.import_cupy().from_dlpack(source), device="cuda")
     return Tensor(np.from_dlpack(source))
 
 

@@ -78,9 +78,13 @@ def _output_count(kernel: str) -> int:
     return count
 
 
+def _is_array(a) -> bool:
+    return isinstance(a, np.ndarray) or backend.on_gpu(a)
+
+
 def _arrays(arguments):
     for a in arguments:
-        if isinstance(a, np.ndarray):
+        if _is_array(a):
             yield a
         elif isinstance(a, (list, tuple)):
             yield from _arrays(a)
@@ -193,8 +197,10 @@ def _traced(owner: backend.Backend, name: str, kernel):
 
     def call(*arguments):
         finite = _level >= 4 and not _has_nan(arguments[outputs:])
+        owner.synchronize()  # a GPU's kernels are timed one by one, which slows them
         start = time.perf_counter()
         result = kernel(*arguments)
+        owner.synchronize()
         seconds = time.perf_counter() - start
         flops = flops_of(*arguments) if flops_of else arguments[0].size
         nbytes = sum(a.nbytes for a in _arrays(arguments))
@@ -213,14 +219,17 @@ def _traced(owner: backend.Backend, name: str, kernel):
 
 
 def _has_nan(arguments) -> bool:
-    return any(a.dtype.kind == "f" and bool(np.isnan(a).any()) for a in _arrays(arguments))
+    return any(
+        a.dtype.kind == "f" and bool(backend.namespace(a).isnan(a).any())
+        for a in _arrays(arguments)
+    )
 
 
 def _shapes(arguments):
     for a in arguments:
-        if isinstance(a, np.ndarray):
+        if _is_array(a):
             yield "x".join(map(str, a.shape)) or "scalar"
-        elif isinstance(a, (list, tuple)) and a and isinstance(a[0], np.ndarray):
+        elif isinstance(a, (list, tuple)) and a and _is_array(a[0]):
             yield f"{len(a)} arrays"
 
 
@@ -229,28 +238,39 @@ def _line(owner, name, arguments, seconds, flops, nbytes) -> str:
     line = (
         f"{owner.name} {name:<28} {1e3 * seconds:9.3f} ms {gflops:8.2f} GFLOP/s {gbytes:7.2f} GB/s"
     )
-    if owner.name != "reference":
+    if _is_real(owner):
         peak_flops, peak_bytes = _peak(owner)
         line += f" {max(flops / peak_flops, nbytes / peak_bytes) / seconds:6.1%} of peak"
     return f"{line}  {' '.join(_shapes(arguments))}"
 
 
+def _is_real(owner) -> bool:
+    """Whether the time that a kernel takes says anything about the machine."""
+    return owner.name in ("cuda", *backend.ISAS)
+
+
 @functools.cache
 def _peak(owner) -> tuple[float, float]:
-    """(FLOP/s, bytes/s) that this backend reaches: a 512^3 product, 64 MB copied; best of 5."""
-    a = np.ones((512, 512), np.float32)
-    y = np.empty_like(a)
-    big = np.ones(2**23, np.float32)
-    target = np.empty_like(big)
+    """(FLOP/s, bytes/s) that this backend reaches in a product and a copy; best of 5.
+
+    512^3 and 64 MB on a CPU, 4096^3 and 512 MB on a GPU.
+    """
+    side, count = (4096, 2**26) if owner.name == "cuda" else (512, 2**23)
+    a = owner.asarray(np.ones((side, side), np.float32))
+    y = owner.empty(a.shape, a.dtype)
+    big = owner.asarray(np.ones(count, np.float32))
+    target = owner.empty(big.shape, big.dtype)
     dense, scale = owner.module.dense_forward, owner.module.activation_forward
-    compute = min(_seconds(lambda: dense(y, a, a, None, 0, 0.0)) for _ in range(5))
-    copy = min(_seconds(lambda: scale(target, big, 0, 0.0)) for _ in range(5))
-    return 2 * 512**3 / compute, 2 * big.nbytes / copy
+    compute = min(_seconds(owner, lambda: dense(y, a, a, None, 0, 0.0)) for _ in range(5))
+    copy = min(_seconds(owner, lambda: scale(target, big, 0, 0.0)) for _ in range(5))
+    return 2 * side**3 / compute, 2 * big.nbytes / copy
 
 
-def _seconds(call) -> float:
+def _seconds(owner, call) -> float:
+    owner.synchronize()
     start = time.perf_counter()
     call()
+    owner.synchronize()
     return time.perf_counter() - start
 
 
@@ -262,7 +282,7 @@ _PLANS = {
 
 
 def _print_plan(owner, name: str, arguments) -> None:
-    if name in _PLANS and owner.name != "reference":
+    if name in _PLANS and owner.name in backend.ISAS:
         _print(f"    {_PLANS[name](owner.module, *arguments)}")
 
 

@@ -57,6 +57,10 @@ class Callback:
     def set_model(self, model):
         self._model = model
 
+    def _wants_logs(self, hook) -> bool:
+        """Whether this callback, one of this module's, uses the logs of the coming `hook`."""
+        return True
+
     def on_batch_begin(self, batch, logs=None):
         """Another name for `on_train_batch_begin`."""
 
@@ -169,10 +173,18 @@ class CallbackList(Callback):
 
     def _select_listeners(self):
         """Per batch hook, the callbacks that override it: the others cost no time in the loop."""
-        self._listeners = {
-            hook: [getattr(c, hook) for c in self.callbacks if _listens(c, hook)]
-            for hook in _BATCH_HOOKS
+        self._hearers = {
+            hook: [c for c in self.callbacks if _listens(c, hook)] for hook in _BATCH_HOOKS
         }
+        self._listeners = {
+            hook: [getattr(c, hook) for c in hearers] for hook, hearers in self._hearers.items()
+        }
+
+    def wants_logs(self, hook) -> bool:
+        """Whether a callback will look at the logs of the batch that ends with `hook`."""
+        return any(
+            type(c).__module__ != __name__ or c._wants_logs(hook) for c in self._hearers[hook]
+        )
 
     def _batch(self, hook, batch, logs):
         listeners = self._listeners[hook]
@@ -320,6 +332,9 @@ class ProgbarLogger(Callback):
 
     def on_predict_batch_end(self, batch, logs=None):
         self._step(batch, None)
+
+    def _wants_logs(self, hook):
+        return self.progbar.is_due() and not (self._in_fit and "test" in hook)
 
     def _start(self, prefix=""):
         self.seen = 0
@@ -535,6 +550,9 @@ class _SavesByBatches(Callback):
         self.save_freq = save_freq
         self._batches_since_save = 0
         self._last_batch = None
+
+    def _wants_logs(self, hook):
+        return self.save_freq != "epoch"
 
     def _is_due(self, batch):
         """Whether `save_freq` batches were trained since the last save; called for every batch."""

@@ -12,12 +12,12 @@ import warnings
 
 import numpy as np
 
-from .. import ops
+from .. import backend, ops
 from ..tensor import Tensor
 from .config import epsilon
 from .identifiers import Registry
 from .naming import auto_name
-from .targets import as_array, as_labels, complain, match, match_rank
+from .targets import alike, as_array, as_labels, complain, match, match_rank
 
 _REDUCTIONS = ("sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none", None)
 # what `ops.softmax_cross_entropy` calls them
@@ -64,6 +64,13 @@ class Loss:
     def call(self, y_true, y_pred) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no call(y_true, y_pred)")
 
+    def check_targets(self, y_true, y_pred) -> None:
+        """Look at all targets of a run at once, for batches of them that `call` will not look at.
+
+        Raises:
+            ValueError: a target that cannot go with predictions of y_pred's shape.
+        """
+
     def get_config(self) -> dict:
         return {"name": self.name, "reduction": self.reduction}
 
@@ -94,8 +101,18 @@ class LossFunctionWrapper(Loss):
         weight = _ignored(self.fn, y_true, y_pred, sample_weight, self.reduction, self._fn_kwargs)
         return _reduce(values, weight, self.reduction)
 
+    def check_targets(self, y_true, y_pred):
+        options = self._fn_kwargs
+        if self.fn is sparse_categorical_crossentropy and options.get("ignore_class") is None:
+            labels = as_array(y_true)
+            if labels.dtype.kind in "iu":
+                _check_range(labels, y_pred.shape[options.get("axis", -1)])
+
     def call(self, y_true, y_pred):
-        losses = self.fn(*match_rank(as_array(y_true), y_pred), **self._fn_kwargs)
+        y_true, y_pred = match_rank(as_array(y_true), y_pred)
+        if not isinstance(y_true, np.ndarray):  # a tensor is what NumPy can read, too
+            y_true = Tensor(y_true)
+        losses = self.fn(y_true, y_pred, **self._fn_kwargs)
         if losses is None:
             raise TypeError(f"{self.name}: expected the losses as a tensor, got None")
         return losses
@@ -324,14 +341,16 @@ def mean_absolute_error(y_true, y_pred):
 def mean_absolute_percentage_error(y_true, y_pred):
     """100 mean |p - t| / max(|t|, eps) over the last axis."""
     y_true, y_pred = _pair(y_true, y_pred)
-    share = ops.absolute(y_pred - y_true) / np.maximum(np.abs(y_true), np.float32(epsilon()))
+    xp = backend.namespace(y_true)
+    share = ops.absolute(y_pred - y_true) / xp.maximum(xp.abs(y_true), np.float32(epsilon()))
     return ops.mean(share, -1) * 100.0
 
 
 def mean_squared_logarithmic_error(y_true, y_pred):
     """mean (log(max(p, eps) + 1) - log(max(t, eps) + 1))^2 over the last axis."""
     y_true, y_pred = _pair(y_true, y_pred)
-    target = np.log(np.maximum(y_true, np.float32(epsilon())) + 1)
+    xp = backend.namespace(y_true)
+    target = xp.log(xp.maximum(y_true, np.float32(epsilon())) + 1)
     return ops.mean(ops.square(ops.log(ops.maximum(y_pred, epsilon()) + 1.0) - target), -1)
 
 
@@ -373,8 +392,9 @@ def categorical_hinge(y_true, y_pred):
 def kl_divergence(y_true, y_pred):
     """sum t log(t / p) over the last axis, both clipped to [eps, 1]."""
     y_true, y_pred = _pair(y_true, y_pred)
-    y_true = np.clip(y_true, np.float32(epsilon()), np.float32(1))
-    log_ratio = np.log(y_true) - ops.log(ops.clip(y_pred, epsilon(), 1.0))
+    xp = backend.namespace(y_true)
+    y_true = xp.clip(y_true, np.float32(epsilon()), np.float32(1))
+    log_ratio = xp.log(y_true) - ops.log(ops.clip(y_pred, epsilon(), 1.0))
     return ops.sum(log_ratio * y_true, -1)
 
 
@@ -387,8 +407,8 @@ def poisson(y_true, y_pred):
 def cosine_similarity(y_true, y_pred, axis=-1):
     """-sum t p / (|t| |p|) along `axis`."""
     y_true, y_pred = _pair(y_true, y_pred)
-    least = np.float32(epsilon() ** 2)
-    length = np.sqrt(np.maximum(np.sum(np.square(y_true), axis, keepdims=True), least))
+    xp, least = backend.namespace(y_true), np.float32(epsilon() ** 2)
+    length = xp.sqrt(xp.maximum(xp.sum(xp.square(y_true), axis, keepdims=True), least))
     norm = ops.sqrt(ops.maximum(ops.sum(ops.square(y_pred), axis, keepdims=True), float(least)))
     return -ops.sum(y_pred / norm * (y_true / length), axis)
 
@@ -440,10 +460,10 @@ def sparse_categorical_crossentropy(y_true, y_pred, from_logits=False, ignore_cl
     y_pred = _prediction(y_pred)
     axis = _class_axis("sparse_categorical_crossentropy", y_pred, axis)
     labels = as_labels(y_true, y_pred, axis)
-    valid = None
+    xp, valid = backend.namespace(labels), None
     if ignore_class is not None:
         valid = labels != ignore_class
-        labels = np.where(valid, labels, 0)
+        labels = xp.where(valid, labels, 0)
     _check_range(labels, y_pred.shape[axis])
     logits = _logits(y_pred, from_logits, axis)
     if logits is not None and axis == y_pred.ndim - 1:
@@ -451,8 +471,8 @@ def sparse_categorical_crossentropy(y_true, y_pred, from_logits=False, ignore_cl
         losses = ops.softmax_cross_entropy(rows, labels.reshape(-1), reduction="none")
         losses = _shaped(losses, losses_shape)
     else:
-        classes = np.arange(y_pred.shape[axis]).reshape((-1,) + (1,) * (y_pred.ndim - 1 - axis))
-        onehot = (np.expand_dims(labels, axis) == classes).astype(np.float32)
+        classes = xp.arange(y_pred.shape[axis]).reshape((-1,) + (1,) * (y_pred.ndim - 1 - axis))
+        onehot = (xp.expand_dims(labels, axis) == classes).astype(np.float32)
         losses = -ops.sum(_log_probabilities(y_pred, logits, axis) * onehot, axis)
     return losses if valid is None else losses * valid.astype(np.float32)
 
@@ -488,7 +508,7 @@ def _fused_dense(
     if logits is None or mode is None:
         return None
     weight = _fused_weight(sample_weight, logits)
-    target = np.asarray(y_true, np.float32)
+    target = as_array(y_true).astype(np.float32, copy=False)
     if weight is False or target.shape != y_pred.shape:
         return None
     return ops.softmax_cross_entropy(logits, _smooth(target, label_smoothing), weight, mode)
@@ -498,7 +518,7 @@ def _fused_weight(sample_weight, logits):
     """Weights of one per row, None for none, False for another shape."""
     if sample_weight is None:
         return None
-    weight = np.asarray(sample_weight, np.float32)
+    weight = as_array(sample_weight, "sample_weight").astype(np.float32, copy=False)
     if weight.shape == (len(logits), 1):
         weight = weight.reshape(-1)
     return weight if weight.shape == (len(logits),) else False
@@ -515,13 +535,13 @@ def _prediction(y_pred) -> Tensor:
     )
 
 
-def _arrays(y_true, y_pred) -> tuple[np.ndarray, Tensor]:
+def _arrays(y_true, y_pred):
     """Targets as an array of the predictions' dtype, predictions as a tensor."""
     y_pred = _prediction(y_pred)
     return as_array(y_true).astype(y_pred.dtype, copy=False), y_pred
 
 
-def _pair(y_true, y_pred) -> tuple[np.ndarray, Tensor]:
+def _pair(y_true, y_pred):
     return match(*_arrays(y_true, y_pred))
 
 
@@ -554,7 +574,7 @@ def _ignored(fn, y_true, y_pred, sample_weight, reduction, kwargs):
         valid *= valid.size / max(valid.sum(), 1)
     if sample_weight is None:
         return valid
-    weight = np.asarray(as_array(sample_weight), np.float32)
+    weight = alike(as_array(sample_weight), valid).astype(np.float32, copy=False)
     if weight.ndim == valid.ndim + 1 and weight.shape[-1] == 1:
         weight = weight.reshape(weight.shape[:-1])
     return weight * valid
@@ -617,7 +637,7 @@ def _smoothing(amount):
 
 def _signs(y_true):
     """Targets 0 and 1 as -1 and 1; others unchanged."""
-    return 2 * y_true - 1 if np.isin(y_true, (0, 1)).all() else y_true
+    return 2 * y_true - 1 if bool(((y_true == 0) | (y_true == 1)).all()) else y_true
 
 
 _FUSED = {

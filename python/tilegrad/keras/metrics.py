@@ -1,15 +1,18 @@
 """Metrics: numbers that are shown and watched, not minimised.
 
 A metric gathers batches (`update_state`) and gives one float for all of them (`result`). What a
-loss is too comes from `losses`; the rest is plain NumPy. Notation: p = y_pred, t = y_true,
-w = sample_weight. Metrics with ``_direction`` "up" are better when larger, "down" when smaller;
-callbacks in mode "auto" go by that.
+loss is too comes from `losses`; the rest is plain NumPy. On a GPU, means of functions and the
+accuracies are computed there and read when somebody asks for the result; confusion counts and what
+is made of them (precision, AUC, F scores) copy each batch to the host. Notation: p = y_pred,
+t = y_true, w = sample_weight. Metrics with ``_direction`` "up" are better when larger, "down" when
+smaller; callbacks in mode "auto" go by that.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from .. import backend
 from . import losses
 from .config import epsilon
 from .identifiers import Registry
@@ -30,7 +33,7 @@ from .losses import (
     squared_hinge,
 )
 from .naming import auto_name
-from .targets import as_array, as_labels, match, match_rank
+from .targets import alike, as_array, as_labels, match, match_rank
 from .variable import Variable
 
 
@@ -69,6 +72,9 @@ class Metric:
 
     def result(self):
         raise NotImplementedError(f"{type(self).__name__} has no result")
+
+    def settle(self) -> None:
+        """Read what is still on a GPU, so that the attributes hold the whole state."""
 
     def reset_state(self) -> None:
         """Forget all batches."""
@@ -112,24 +118,57 @@ class Metric:
 # -- means and sums --------------------------------------------------------------------------------
 
 
-class Sum(Metric):
-    """sum w x."""
+class _Total(Metric):
+    """A total and a count, to which a batch adds numbers: floats, or arrays still on a GPU."""
 
-    def __init__(self, name="sum", dtype=None):
+    _UNREAD = 1024  # batches that wait on the GPU, at most
+
+    def __init__(self, name, dtype):
         super().__init__(dtype, name)
         self.total = 0.0
+        self.count = 0.0
+        self._unread = []  # (total, factor of it, count) of batches
 
-    def update_state(self, values, sample_weight=None):
-        self.total += _weigh(values, sample_weight, np.sum)[0]
+    def _add(self, total, count, factor=1.0):
+        if isinstance(total, float) and isinstance(count, float):
+            self.total += factor * total
+            self.count += count
+            return
+        self._unread.append((total, factor, count))
+        if len(self._unread) >= self._UNREAD:
+            self.settle()
+
+    def settle(self):
+        if not self._unread:
+            return
+        batches, self._unread = self._unread, []
+        arrays = [x for total, _, count in batches for x in (total, count) if backend.on_gpu(x)]
+        read = dict(zip(map(id, arrays), backend.numbers(arrays), strict=True))
+        for total, factor, count in batches:
+            self.total += factor * read.get(id(total), total)
+            self.count += read.get(id(count), count)
 
     def reset_state(self):
         self.total = 0.0
+        self.count = 0.0
+        self._unread = []
+
+
+class Sum(_Total):
+    """sum w x."""
+
+    def __init__(self, name="sum", dtype=None):
+        super().__init__(name, dtype)
+
+    def update_state(self, values, sample_weight=None):
+        self._add(*_weigh(values, sample_weight, "sum"))
 
     def result(self):
+        self.settle()
         return float(self.total)
 
 
-class Mean(Metric):
+class Mean(_Total):
     """sum w x / sum w, and 0 before the first batch.
 
     >>> metric = Mean()
@@ -139,24 +178,24 @@ class Mean(Metric):
     """
 
     def __init__(self, name="mean", dtype=None):
-        super().__init__(dtype, name)
-        self.total = 0.0
-        self.count = 0.0
+        super().__init__(name, dtype)
 
     def update_state(self, values, sample_weight=None):
         if isinstance(values, float) and isinstance(sample_weight, (int, float)):
             self.total += values * sample_weight
             self.count += sample_weight
             return
-        total, count = _weigh(values, sample_weight)
-        self.total += total
-        self.count += count
+        self._add(*_weigh(values, sample_weight))
 
-    def reset_state(self):
-        self.total = 0.0
-        self.count = 0.0
+    def update_from(self, value, count: int) -> None:
+        """`update_state` with a scalar tensor for `count` samples; from a GPU it is read later."""
+        if isinstance(value.data, np.ndarray):
+            self.update_state(value.item(), count)
+        else:
+            self._add(value.data, float(count), count)
 
     def result(self):
+        self.settle()
         return float(self.total / self.count) if self.count else 0.0
 
 
@@ -278,7 +317,8 @@ class RootMeanSquaredError(Mean):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         y_true, y_pred = _pair(y_true, y_pred)
-        super().update_state(np.square(y_pred - y_true), sample_weight)
+        error = y_pred - y_true
+        super().update_state(error * error, sample_weight)
 
     def result(self):
         return super().result() ** 0.5
@@ -439,7 +479,7 @@ class _Confusion(Metric):
         self.true_negatives = zeros.copy()
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        y_true, y_pred = _pair(y_true, y_pred)
+        y_true, y_pred = map(backend.to_numpy, _pair(y_true, y_pred))
         if y_true.shape != y_pred.shape:
             raise ValueError(
                 f"{self.name}: expected y_true of y_pred's shape {y_pred.shape}, got {y_true.shape}"
@@ -600,7 +640,7 @@ class AUC(_Confusion):
         self.reset_state()
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        y_pred = as_array(y_pred)
+        y_pred = backend.to_numpy(as_array(y_pred))
         if self.from_logits:
             y_pred = _sigmoid(y_pred)
         if y_pred.size and not (y_pred.min() >= 0 and y_pred.max() <= 1):
@@ -690,7 +730,7 @@ class FBetaScore(Metric):
         self._counts = None  # (tp, fp, fn, weight of t), each per class or one for all
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        y_true, y_pred = _pair(y_true, y_pred)
+        y_true, y_pred = map(backend.to_numpy, _pair(y_true, y_pred))
         if y_pred.ndim != 2 or y_true.shape != y_pred.shape:
             raise ValueError(
                 f"{type(self).__name__}: expected y_true and y_pred of one shape (n, classes), "
@@ -700,9 +740,9 @@ class FBetaScore(Metric):
             decision = (y_pred == y_pred.max(-1, keepdims=True)) & (abs(y_pred) > 1e-9)
         else:
             decision = y_pred > self.threshold
-        weight = (
-            1.0 if sample_weight is None else as_array(sample_weight).astype(float).reshape(-1, 1)
-        )
+        weight = 1.0
+        if sample_weight is not None:
+            weight = backend.to_numpy(as_array(sample_weight)).astype(float).reshape(-1, 1)
         axis = None if self.average == "micro" else 0
         actual, decision = y_true.astype(float), decision.astype(float)
         counts = np.array(
@@ -749,13 +789,13 @@ class F1Score(FBetaScore):
 
 def accuracy(y_true, y_pred):
     """1 where t == p, else 0."""
-    y_true, y_pred = match(as_array(y_true), as_array(y_pred, "y_pred"))
+    y_true, y_pred = match(*_arrays(y_true, y_pred))
     return (y_true == y_pred).astype(np.float32)
 
 
 def binary_accuracy(y_true, y_pred, threshold=0.5):
     """The share of t == (p > threshold) along the last axis."""
-    y_true, y_pred = match(as_array(y_true), as_array(y_pred, "y_pred"))
+    y_true, y_pred = match(*_arrays(y_true, y_pred))
     right = y_true == (y_pred > (0.5 if threshold is None else threshold))
     return (
         right[..., 0].astype(np.float32)
@@ -771,7 +811,7 @@ def categorical_accuracy(y_true, y_pred):
 
 def sparse_categorical_accuracy(y_true, y_pred):
     """1 where t == argmax p, else 0."""
-    y_pred = as_array(y_pred, "y_pred")
+    y_true, y_pred = _arrays(y_true, y_pred)
     return (as_labels(y_true, y_pred) == y_pred.argmax(-1)).astype(np.float32)
 
 
@@ -782,15 +822,15 @@ def top_k_categorical_accuracy(y_true, y_pred, k=5):
 
 def sparse_top_k_categorical_accuracy(y_true, y_pred, k=5, from_sorted_ids=False):
     """1 where t is among the k largest p, else 0; ties with the k-th count as in."""
-    y_pred = as_array(y_pred, "y_pred")
-    labels = as_labels(y_true, y_pred)
+    y_true, y_pred = _arrays(y_true, y_pred)
+    labels, xp = as_labels(y_true, y_pred), backend.namespace(y_pred)
     if from_sorted_ids:
         return (y_pred[..., :k] == labels[..., None]).any(-1).astype(np.float32)
     known = (labels >= 0) & (labels < y_pred.shape[-1])
-    at = np.where(known, labels, 0).astype(np.int64)
-    own = np.take_along_axis(y_pred, at[..., None], -1)
+    at = xp.where(known, labels, 0).astype(np.int64)
+    own = xp.take_along_axis(y_pred, at[..., None], -1)
     larger = (y_pred > own).sum(-1)
-    return (known & (larger < k) & np.isfinite(own[..., 0])).astype(np.float32)
+    return (known & (larger < k) & xp.isfinite(own[..., 0])).astype(np.float32)
 
 
 def cosine_similarity(y_true, y_pred, axis=-1):
@@ -801,36 +841,52 @@ def cosine_similarity(y_true, y_pred, axis=-1):
 # -- conversions -----------------------------------------------------------------------------------
 
 
-def _pair(y_true, y_pred):
-    """Both in one floating-point type and of one rank."""
+def _arrays(y_true, y_pred):
+    """Both as arrays, in y_pred's memory."""
     y_pred = as_array(y_pred, "y_pred")
+    return alike(as_array(y_true), y_pred), y_pred
+
+
+def _pair(y_true, y_pred):
+    """Both in one floating-point type, of one rank and in y_pred's memory."""
+    y_true, y_pred = _arrays(y_true, y_pred)
     if y_pred.dtype.kind != "f":
         y_pred = y_pred.astype(np.float32)
-    return match(as_array(y_true).astype(y_pred.dtype, copy=False), y_pred)
+    return match(y_true.astype(y_pred.dtype, copy=False), y_pred)
 
 
-def _weigh(values, weight, reduce=np.mean) -> tuple[float, float]:
-    """sum w x and sum w; a weight with fewer axes than x weighs x reduced over the other axes."""
+def _weigh(values, weight, reduce="mean"):
+    """sum w x and sum w, floats, or on a GPU arrays of one element.
+
+    A weight with fewer axes than x weighs x reduced over the other axes.
+    """
     values = as_array(values)
     if weight is None:
-        return float(values.sum(dtype=np.float64)), float(values.size)
-    weight = as_array(weight).astype(np.float64)
+        return _number(values.sum(dtype=np.float64)), float(values.size)
+    weight = alike(as_array(weight), values).astype(np.float64)
     values, weight = match_rank(values, weight)
     if values.ndim > weight.ndim:
-        values = reduce(values, tuple(range(weight.ndim, values.ndim)), dtype=np.float64)
+        axes = tuple(range(weight.ndim, values.ndim))
+        values = getattr(values, reduce)(axes, dtype=np.float64)
     try:
-        weight = np.broadcast_to(weight, np.broadcast_shapes(weight.shape, values.shape))
+        shape = np.broadcast_shapes(weight.shape, values.shape)
+        weight = backend.namespace(weight).broadcast_to(weight, shape)
     except ValueError:
         raise ValueError(
             f"sample_weight: expected a shape that fits values of shape {values.shape}, "
             f"got {weight.shape}"
         ) from None
-    return float((values * weight).sum()), float(weight.sum())
+    return _number((values * weight).sum()), _number(weight.sum())
+
+
+def _number(x):
+    """A NumPy scalar as a float; what is on a GPU stays there."""
+    return x if backend.on_gpu(x) else float(x)
 
 
 def _match(weight, like):
     """Weights of `like`'s shape; one weight per sample counts for the whole sample."""
-    weight = as_array(weight).astype(np.float64)
+    weight = backend.to_numpy(as_array(weight)).astype(np.float64)
     while weight.ndim > like.ndim and weight.shape[-1] == 1:
         weight = weight[..., 0]
     weight = weight.reshape(weight.shape + (1,) * (like.ndim - weight.ndim))

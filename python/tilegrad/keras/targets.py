@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import backend
 from ..tensor import Tensor
 
 
-def as_array(x, what="y_true") -> np.ndarray:
-    """`x` as an array, without a copy of a tensor.
+def as_array(x, what="y_true"):
+    """`x` as an array, without a copy of a tensor: CuPy's where it is on a GPU, else NumPy's.
 
     Raises:
         TypeError: what are not numbers.
     """
-    array = x.data if isinstance(x, Tensor) else np.asarray(x)
+    array = x.data if isinstance(x, Tensor) else backend.as_array(x)
     if array.dtype.kind not in "fiub":
         raise TypeError(
             f"{what}: expected numbers, got dtype {array.dtype} from {type(x).__name__}"
         )
     return array
+
+
+def alike(array, other):
+    """`array` in the memory of `other`, an array too."""
+    if isinstance(array, np.ndarray) == isinstance(other, np.ndarray):
+        return array
+    if isinstance(other, np.ndarray):
+        return backend.to_numpy(array)
+    return backend.get("cuda").asarray(array)
 
 
 def match_rank(a, b):
@@ -47,7 +57,7 @@ def match(y_true, y_pred, what="y_true"):
     return a, b
 
 
-def as_labels(y_true, y_pred, axis=-1) -> np.ndarray:
+def as_labels(y_true, y_pred, axis=-1):
     """Integer labels of y_pred's shape without the class axis, from integers or whole floats.
 
     Raises:
@@ -61,10 +71,11 @@ def as_labels(y_true, y_pred, axis=-1) -> np.ndarray:
     if labels.shape != tuple(expected):
         raise ValueError(
             f"y_true: expected labels of shape {tuple(expected)} for y_pred of shape "
-            f"{y_pred.shape}, got {np.shape(y_true)}"
+            f"{y_pred.shape}, got {labels.shape}"
         )
     if labels.dtype.kind == "f":
-        wrong = ~((np.trunc(labels) == labels) & (np.abs(labels) < 2**31))
+        xp = backend.namespace(labels)
+        wrong = ~((xp.trunc(labels) == labels) & (xp.abs(labels) < 2**31))
         if wrong.any():
             complain(labels, wrong, "an integer")
         labels = labels.astype(np.int64)
@@ -73,6 +84,7 @@ def as_labels(y_true, y_pred, axis=-1) -> np.ndarray:
 
 def complain(labels, wrong, expected: str):
     """Raise a ValueError that names the first wrong label, its row, and how many there are."""
+    labels, wrong = backend.to_numpy(labels), backend.to_numpy(wrong)
     at = tuple(int(i) for i in np.argwhere(wrong)[0])
     raise ValueError(
         f"y_true: expected every label to be {expected}, got {labels[at]} "

@@ -18,6 +18,7 @@ class Variable(Tensor):
         dtype: "float32", or an integer or boolean type.
         trainable: whether it gets a gradient; may be changed later. Integers never do.
         name: "variable" and a counter by default.
+        device: where it lives; the default device by default.
 
     Attributes:
         path: the names of the layers round it and its own, ``model/dense/kernel``.
@@ -34,13 +35,13 @@ class Variable(Tensor):
 
     __slots__ = ("_trainable", "created_trainable", "name", "path", "regularizer")
 
-    def __init__(self, initializer, shape=None, dtype=None, trainable=True, name=None):
+    def __init__(self, initializer, shape=None, dtype=None, trainable=True, name=None, device=None):
+        value = initializer
         if callable(initializer) and not isinstance(initializer, Tensor):
             if shape is None or None in tuple(shape):
                 raise ValueError(f"Variable: an initializer needs a complete shape, got {shape}")
-            value = np.asarray(initializer(tuple(shape), dtype=dtype or "float32"))
-        else:
-            value = np.asarray(initializer)
+            value = initializer(tuple(shape), dtype=dtype or "float32")
+        value = value.data if isinstance(value, Tensor) else backend.as_array(value)
         if shape is not None and value.shape != tuple(shape):
             raise ValueError(
                 f"Variable: expected a value of shape {tuple(shape)}, got {value.shape}"
@@ -50,9 +51,9 @@ class Variable(Tensor):
             raise ValueError(
                 f"Variable: expected dtype float32, an integer type or bool, got {dtype}"
             )
-        device = backend.default_device()
+        device = device or backend.default_device()
         own = backend.get(device).empty(value.shape, dtype)
-        own[...] = value
+        backend.copy_into(own, value.astype(dtype, copy=False))
         super().__init__(own, device=device)
         self.name = auto_name("variable") if name is None else name
         self.path = self.name
@@ -75,17 +76,23 @@ class Variable(Tensor):
         return self
 
     def numpy(self) -> np.ndarray:
-        """A copy of the value; `np.asarray(v)` shares the memory instead."""
-        return self.data.copy()
+        """A copy of the value; `np.asarray(v)` shares the memory instead, if it is not a GPU's."""
+        value = backend.to_numpy(self.data)
+        return value.copy() if value is self.data else value
 
     def assign_add(self, value) -> Variable:
         """Add `value` in place."""
-        return self.assign(self.data + np.asarray(value))
+        return self.assign(self.data + self._array(value))
 
     def assign_sub(self, value) -> Variable:
         """Subtract `value` in place."""
-        return self.assign(self.data - np.asarray(value))
+        return self.assign(self.data - self._array(value))
+
+    def _array(self, value):
+        value = value.data if isinstance(value, Tensor) else value
+        return backend.get(self.device).asarray(value)
 
     def __repr__(self) -> str:
-        body = np.array2string(self.data, separator=", ", threshold=8, edgeitems=1)
+        value = backend.to_numpy(self.data)
+        body = np.array2string(value, separator=", ", threshold=8, edgeitems=1)
         return f"<Variable path={self.path}, shape={self.shape}, dtype={self.dtype}, value={body}>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 
+from .. import backend
 from ..tensor import Tensor
 
 
@@ -30,7 +31,10 @@ def tensors(*values):
         if v is None:
             out.append(None)
             continue
-        t = Tensor._coerce(v, device)
+        if device == "cuda" and dtype is not None and isinstance(v, (float, int)):
+            t = Tensor._wrap(backend.get(device).scalar(v, dtype), device)
+        else:
+            t = Tensor._coerce(v, device)
         if dtype is None:
             dtype = t.data.dtype
         elif t.data.dtype != dtype and t is not v:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..autograd import Op, apply
 from ..backend import BINARY, UNARY
-from ..tensor import Tensor
+from ..tensor import Tensor, array_index
 from ._common import check_dtypes, tensors, whole
 
 MAX_NDIM = 8
@@ -480,7 +480,7 @@ def getitem(x, index):
     [1.0, 3.0]
     """
     if isinstance(x, Tensor) and x.data.dtype.kind != "f":
-        return Tensor(x.data[index], device=x.device)
+        return Tensor(x.data[array_index(index, x.device)], device=x.device)
     (x,) = tensors(x)
     items = list(index) if isinstance(index, tuple) else [index]
     for item in items:

@@ -7,6 +7,7 @@ import operator
 
 import numpy as np
 
+from .. import backend
 from ..autograd import Op, apply
 from ..tensor import Tensor
 from ._common import tensors
@@ -101,11 +102,11 @@ class SoftmaxCrossEntropy(Op):
         form = "sparse" if self.sparse else "dense"
         kernel = getattr(k, f"softmax_cross_entropy_{form}_forward")
         kernel(loss, losses, p, x, self.labels, self.weight, self.scale)
-        if self.sparse and math.isnan(loss[0]):
+        if not k.asynchronous and self.sparse and math.isnan(loss[0]):
             _check_labels(self.labels, x.shape[1])
         self.save(p)
         if self.reduction == "none":
-            return losses if self.weight is None else losses * self.weight
+            return losses if self.weight is None else _product(k, losses, self.weight)
         return loss.reshape(())
 
     def backward(self, k, dy):
@@ -113,16 +114,28 @@ class SoftmaxCrossEntropy(Op):
         dlosses = dy
         if dy.ndim == 0:
             dlosses = k.empty((len(p),), p.dtype)
-            dlosses.fill(dy.item() * self.scale)
+            if k.asynchronous:
+                k.reduce_sum_backward_dx(
+                    dlosses.reshape(1, len(p), 1), dy.reshape(1, 1), self.scale
+                )
+            else:
+                dlosses.fill(dy.item() * self.scale)
         if self.weight is not None:
-            dlosses = dlosses * self.weight
+            dlosses = _product(k, dlosses, self.weight)
         dx = k.empty(p.shape, p.dtype)
         form = "sparse" if self.sparse else "dense"
         getattr(k, f"softmax_cross_entropy_{form}_backward_dx")(dx, dlosses, p, self.labels)
         return (dx,)
 
 
+def _product(k, a, b):
+    y = k.empty(a.shape, a.dtype)
+    k.binary_forward(y, a, b, backend.BINARY["multiply"])
+    return y
+
+
 def _check_labels(labels, classes: int) -> None:
+    labels = backend.to_numpy(labels)
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         row = wrong[0]
@@ -149,7 +162,9 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, reduction: str = "
         a scalar, or (n,) for "none". No gradient flows to the labels.
 
     Raises:
-        ValueError: shapes that do not fit, labels out of range (value and row are named).
+        ValueError: shapes that do not fit, labels out of range (value and row are named). Labels
+            that are on a GPU are not looked at, since that would wait for all that it still
+            computes: a wrong one makes the loss NaN.
 
     >>> import tilegrad
     >>> loss = tilegrad.ops.softmax_cross_entropy([[10000.0, 0.0]], [1])
@@ -166,23 +181,25 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, reduction: str = "
             f"softmax_cross_entropy: expected logits of shape (n, c), got {logits.shape}"
         )
     n, classes = logits.shape
-    labels = np.asarray(labels.data if isinstance(labels, Tensor) else labels)
+    k = backend.get(logits.device)
+    labels = labels.data if isinstance(labels, Tensor) else backend.as_array(labels)
     if labels.dtype.kind in "iub" and labels.shape == (n,):
-        if not np.can_cast(labels.dtype, np.int32):  # what would wrap is found first
+        early = k.asynchronous and isinstance(labels, np.ndarray)
+        if early or not np.can_cast(labels.dtype, np.int32):  # what would wrap is found first
             _check_labels(labels, classes)
-        labels = np.ascontiguousarray(labels, np.int32)
+        labels = k.asarray(labels, np.int32)
     elif labels.dtype.kind == "f" and labels.shape == (n, classes):
-        labels = np.ascontiguousarray(labels, logits.dtype)
+        labels = k.asarray(labels, logits.dtype)
     else:
         raise ValueError(
             f"softmax_cross_entropy: expected integer labels of shape ({n},) or floating-point "
             f"ones of shape ({n}, {classes}), got {labels.dtype} of shape {labels.shape}"
         )
     if sample_weight is not None:
-        (weight,) = tensors(sample_weight)
+        weight = Tensor._coerce(sample_weight, logits.device)
         if weight.shape != (n,):
             raise ValueError(
                 f"softmax_cross_entropy: expected sample_weight of shape ({n},), got {weight.shape}"
             )
-        sample_weight = np.ascontiguousarray(weight.data, logits.dtype)
+        sample_weight = k.asarray(weight.data, logits.dtype)
     return apply(SoftmaxCrossEntropy(labels, sample_weight, reduction), logits)

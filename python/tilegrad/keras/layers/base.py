@@ -17,6 +17,7 @@ import weakref
 
 import numpy as np
 
+from ... import backend
 from ...autograd import no_grad
 from ...tensor import Tensor
 from .. import activations, initializers, regularizers
@@ -489,7 +490,8 @@ class Layer:
                 f"({', '.join(v.path for v in variables)}), got {len(weights)}"
             )
         weights = [
-            value.data if isinstance(value, Tensor) else np.asarray(value) for value in weights
+            value.data if isinstance(value, Tensor) else backend.as_array(value)
+            for value in weights
         ]
         for variable, value in zip(variables, weights, strict=True):
             if value.shape != variable.shape or value.dtype.kind not in "fiub":
@@ -709,7 +711,7 @@ def _as_tensors(x):
         return {key: _as_tensors(value) for key, value in x.items()}
     if isinstance(x, (list, tuple)) and any(_is_array(item) for item in x):
         return type(x)([_as_tensors(item) for item in x])
-    array = np.asarray(x)
+    array = backend.as_array(x)
     return Tensor(array.astype(np.float32) if array.dtype.kind == "f" else x)
 
 
@@ -719,7 +721,9 @@ def _in_float32(x: Tensor) -> Tensor:
 
 
 def _is_array(x) -> bool:
-    return isinstance(x, (Tensor, dict)) or (hasattr(x, "__array__") and np.ndim(x) > 0)
+    if isinstance(x, (Tensor, dict)):
+        return True
+    return hasattr(x, "__array__") and bool(getattr(x, "ndim", None) or np.ndim(x))
 
 
 def _contains_symbolic(x) -> bool:

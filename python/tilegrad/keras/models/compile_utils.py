@@ -144,6 +144,7 @@ class CompileLoss:
         self._loss_weights = loss_weights
         self.built = False
         self.metrics = []
+        self.unchecked = None  # all targets of a run, where no batch of them will be looked at
 
     def build(self, y_true, y_pred):
         outputs = self._outputs = Outputs(y_pred)
@@ -179,6 +180,8 @@ class CompileLoss:
             raise ValueError("loss: expected targets y, got None")
         if not self.built:
             self.build(y_true, y_pred)
+        if self.unchecked is not None:
+            self._check_all(y_pred)
         if self._outputs.single and not isinstance(y_true, (list, tuple, dict)):
             loss = self._losses[0](y_true, y_pred, sample_weight)
             return loss if self._weights[0] is None else loss * self._weights[0]
@@ -195,11 +198,18 @@ class CompileLoss:
                 continue
             value = loss(target, prediction, sample_weight)
             if tracker is not None:
-                tracker.update_state(value.item(), sample_weight=len(prediction))
+                tracker.update_from(value, len(prediction))
             if weight is not None:
                 value = value * weight
             total = value if total is None else total + value
         return total
+
+    def _check_all(self, y_pred):
+        targets, self.unchecked = self._outputs.flat(self.unchecked, "y"), None
+        predictions = self._outputs.flat(y_pred, "y_pred")
+        for loss, target, prediction in zip(self._losses, targets, predictions, strict=True):
+            if loss is not None and target is not None:
+                loss.check_targets(target, prediction)
 
 
 class CompileMetrics:

@@ -3,6 +3,10 @@
 Every kind of source becomes an adapter: an iterable over one epoch's batches with a `num_batches`
 (None if unknown). `EpochIterator` deals out the adapter's batches to epochs, `steps_per_epoch` at
 a time.
+
+Batches are NumPy arrays; on a GPU they are tensors there. Arrays that fit are copied to it once,
+and their batches are made there; what does not fit, and what user code yields, is copied batch by
+batch.
 """
 
 from __future__ import annotations
@@ -61,7 +65,7 @@ def class_weight_to_sample_weights(y, class_weight):
         raise ValueError(
             f"class_weight: expected a dict from class index to weight, got {class_weight!r}"
         )
-    labels = as_array(y, "y")
+    labels = backend.to_numpy(as_array(y, "y"))
     if labels.ndim > 1:
         labels = labels[..., 0] if labels.shape[-1] == 1 else labels.argmax(axis=-1)
     classes, which = np.unique(np.round(labels).astype("int64"), return_inverse=True)
@@ -69,12 +73,14 @@ def class_weight_to_sample_weights(y, class_weight):
     return weights[which.reshape(labels.shape)]
 
 
-def as_array(value, name="x", contiguous=True) -> np.ndarray:
+def as_array(value, name="x", contiguous=True):
     """`value` as an array of float32, integers or booleans with at least one axis.
+
+    It is NumPy's, or CuPy's where `value` is on a GPU and the default device is one.
 
     Raises:
         TypeError: data that are not numbers.
-        ValueError: a ragged list or a 0-d array.
+        ValueError: a ragged list or a 0-d array, data on a GPU for another device.
     """
     if isinstance(value, Tensor):
         array = value.data
@@ -84,9 +90,15 @@ def as_array(value, name="x", contiguous=True) -> np.ndarray:
         if hasattr(value, "detach"):  # a PyTorch tensor that may require a gradient
             value = value.detach()
         try:
-            array = np.asarray(value)
+            array = backend.as_array(value)
         except ValueError as error:
             raise ValueError(f"{name}: expected rows of equal length ({error})") from None
+    if not isinstance(array, np.ndarray) and backend.default_device() != "cuda":
+        raise ValueError(
+            f"{name}: the data are on a GPU, and the default device is "
+            f"{backend.default_device()}; tilegrad.backend.set_default_device('cuda') before the "
+            "model is made, or copy them to the host"
+        )
     if array.dtype.kind not in "fiub":
         raise TypeError(
             f"{name}: expected numbers, got dtype {array.dtype} from {type(value).__name__}"
@@ -97,7 +109,7 @@ def as_array(value, name="x", contiguous=True) -> np.ndarray:
         return array.astype(np.float32)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    return np.ascontiguousarray(array) if contiguous else array
+    return backend.namespace(array).ascontiguousarray(array) if contiguous else array
 
 
 def as_arrays(data, name="x"):
@@ -115,6 +127,8 @@ def _compact_labels(y):
     """A column of integers as int32, the kernels' type: once for all, rather than at every step."""
     if y.dtype.kind not in "iu" or y.dtype == np.int32 or y.size != len(y):
         return y
+    if not isinstance(y, np.ndarray) and y.dtype.itemsize < 4:
+        return y.astype(np.int32)
     limits = np.iinfo(np.int32)
     fits = y.size and y.min() >= limits.min and y.max() <= limits.max
     return y.astype(np.int32) if fits else y
@@ -126,13 +140,41 @@ def _is_array_data(x) -> bool:
     return hasattr(x, "__array__") or hasattr(x, "__dlpack__")
 
 
+def _as_batch(arrays):
+    """`arrays` as they are, or on a GPU as tensors there."""
+    return arrays if backend.default_device() != "cuda" else map_structure(Tensor, arrays)
+
+
+def _fits(columns) -> bool:
+    """Whether the default device takes the arrays that the host still holds; half of it is theirs.
+
+    Always so where the device's memory is the host's.
+    """
+    room = backend.get(backend.default_device()).free_bytes()
+    here = [array.nbytes for array in flatten(columns) if isinstance(array, np.ndarray)]
+    return room is None or sum(here) <= room // 2
+
+
 class ArrayAdapter:
-    """Arrays in memory, gathered batch by batch."""
+    """Arrays in memory, gathered batch by batch.
+
+    Attributes:
+        unchecked: the targets, if they are on a GPU, where the loss does not look at their values.
+    """
+
+    unchecked = None
 
     def __init__(self, x, y=None, sample_weight=None, batch_size=None, steps=None, shuffle=False):
         x, y = as_arrays(x, "x"), map_structure(_compact_labels, as_arrays(y, "y"))
         sample_weight = as_arrays(sample_weight, "sample_weight")
-        self._columns = pack_x_y_sample_weight(x, y, sample_weight)
+        columns = pack_x_y_sample_weight(x, y, sample_weight)
+        k = backend.get(backend.default_device())
+        if k.xp is not np and _fits(columns):
+            columns = map_structure(k.asarray, columns)
+        self._columns = columns
+        self._on_gpu = [not isinstance(array, np.ndarray) for array in flatten(self._columns)]
+        if any(self._on_gpu):
+            self.unchecked = unpack_x_y_sample_weight(self._columns)[1]
         self.num_samples = check_cardinality(x=x, y=y, sample_weight=sample_weight)
         if batch_size is None:
             batch_size = (
@@ -145,6 +187,8 @@ class ArrayAdapter:
     def __iter__(self):
         n, size = self.num_samples, self.batch_size
         order = generator.permutation(n) if self.shuffle and self.shuffle != "batch" else None
+        if order is not None and all(self._on_gpu):
+            order = backend.get(backend.default_device()).asarray(order)
         for start in range(0, n, size):
             stop = min(start + size, n)
             if order is not None:
@@ -152,18 +196,22 @@ class ArrayAdapter:
             elif self.shuffle:
                 yield self._gather(start + generator.permutation(stop - start))
             else:
-                yield map_structure(lambda a, s=start, e=stop: a[s:e], self._columns)
+                yield _as_batch(map_structure(lambda a, s=start, e=stop: a[s:e], self._columns))
 
     def _gather(self, rows):
         """The given rows of every column, in arrays from the backend's pool."""
-        empty = backend.get(backend.default_device()).empty
+        k = backend.get(backend.default_device())
 
         def take(array):
-            out = empty((len(rows), *array.shape[1:]), array.dtype)
+            if not isinstance(array, np.ndarray):
+                return array.take(k.asarray(rows), axis=0)
+            if k.xp is not np:
+                return array.take(rows, axis=0)
+            out = k.empty((len(rows), *array.shape[1:]), array.dtype)
             # Rows are valid by construction; "clip" spares NumPy a buffered copy.
             return array.take(rows, axis=0, out=out, mode="clip")
 
-        return map_structure(take, self._columns)
+        return _as_batch(map_structure(take, self._columns))
 
     def on_epoch_begin(self):
         """Arrays need no preparation."""
@@ -174,6 +222,8 @@ class ArrayAdapter:
 
 class SequenceAdapter:
     """Batches by index: a `PyDataset`, or any object with ``__getitem__`` and ``__len__``."""
+
+    unchecked = None
 
     def __init__(self, source, class_weight=None, shuffle=False):
         self.source = source
@@ -205,6 +255,8 @@ class SequenceAdapter:
 
 class IterableAdapter:
     """A generator (read once, across epochs) or an iterable that starts anew each epoch."""
+
+    unchecked = None
 
     def __init__(self, source, class_weight=None):
         self.source = source
@@ -244,7 +296,9 @@ def standardize_batch(batch, class_weight=None, source="data"):
             raise ValueError(f"{source}: expected class_weight or sample_weight, got both")
         sample_weight = class_weight_to_sample_weights(y, class_weight)
     check_cardinality(x=x, y=y, sample_weight=sample_weight)
-    return pack_x_y_sample_weight(x, y, sample_weight)
+    # integer labels stay: the loss looks at them before it copies them to a GPU
+    y = map_structure(lambda a: a if a.dtype.kind in "iub" else _as_batch(a), y)
+    return pack_x_y_sample_weight(_as_batch(x), y, _as_batch(sample_weight))
 
 
 def make_adapter(

@@ -160,8 +160,9 @@ class Sequential(Model):
                     f"{self._label()}: expected input of shape {expected}, got {shape}"
                 )
         if x.dtype.kind in "iub" and self._layers[0].dtype == "float32":
-            floats = backend.get(x.device).empty(shape, _FLOAT32)
-            np.copyto(floats, x.data.reshape(shape), casting="unsafe")
+            k = backend.get(x.device)
+            floats = k.empty(shape, _FLOAT32)
+            k.xp.copyto(floats, x.data.reshape(shape), casting="unsafe")
             return Tensor._wrap(floats, x.device)
         return x if shape == x.shape else ops.reshape(x, shape)
 

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 
+from ... import backend
 from ...autograd import no_grad
 from ...tensor import Tensor
 from .. import metrics as metrics_module
@@ -39,6 +40,16 @@ class _Plan:
         self.layers = model._flatten_layers()
         self.regularized = [v for v in self.variables if v.regularizer is not None]
         self.own_metrics = model._own_metrics()
+        # Whether a step may leave metrics unread, since reading them would wait for the GPU.
+        self.may_be_quiet = backend.default_device() == "cuda" and not any(
+            getattr(type(model), name) is not getattr(Trainer, name)
+            for name in ("train_step", "test_step", "compute_metrics", "get_metrics_result")
+        )
+        self.quiet = False
+
+    def listen(self, callbacks, hook) -> None:
+        """Set `quiet` for the coming step, after which `callbacks` run `hook`."""
+        self.quiet = self.may_be_quiet and not callbacks.wants_logs(hook)
 
 
 class Trainer:
@@ -198,13 +209,15 @@ class Trainer:
         else:
             loss = self.compute_loss(x, y, y_pred, sample_weight)
         first = x if isinstance(x, (np.ndarray, Tensor)) else flatten(x)[0]
-        self._loss_tracker.update_state(loss.item(), sample_weight=len(first))
+        self._loss_tracker.update_from(loss, len(first))
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update the compiled metrics with a batch and return all running values."""
         if self._compile_metrics is not None:
             self._compile_metrics.update_state(y, y_pred, sample_weight)
+        if self._plan is not None and self._plan.quiet:
+            return {}
         return self.get_metrics_result()
 
     def get_metrics_result(self):
@@ -232,7 +245,7 @@ class Trainer:
         """One update from one batch. Override it for another way of training.
 
         Args:
-            data: ``x``, ``(x, y)`` or ``(x, y, sample_weight)``, arrays.
+            data: ``x``, ``(x, y)`` or ``(x, y, sample_weight)``, arrays; on a GPU, tensors there.
 
         Returns:
             Dict of values to show.
@@ -331,6 +344,11 @@ class Trainer:
             validation_batch_size: `batch_size` by default.
             validation_freq: validate every so many epochs, or after the epochs in a list (from 1).
 
+        On device "cuda" arrays are copied to the GPU once, where batches are then made; those that
+        would fill more than half of its free memory stay on the host, and each batch is copied.
+        Loss and metrics are read when somebody looks at them: when the progress bar draws, at the
+        end of an epoch, and after each batch only for callbacks that have a batch's end as a hook.
+
         Returns:
             The `History`.
 
@@ -413,9 +431,11 @@ class Trainer:
             The number of the epoch's steps and its final values.
         """
         group = self.steps_per_execution
+        plan = self._begin_pass(iterator)
         for data in iterator:
             if done % group == 0:
                 callbacks.on_train_batch_begin(done)
+            plan.listen(callbacks, "on_train_batch_end")
             logs = self.train_step(data)
             done += 1
             if done % group == 0:
@@ -426,12 +446,20 @@ class Trainer:
             callbacks.on_train_batch_end(done - 1, logs)
         return done, self._final_logs(logs)
 
+    def _begin_pass(self, iterator):
+        """The plan for a pass over `iterator`, whose targets the loss will look at, if it must."""
+        if self._compile_loss is not None:
+            self._compile_loss.unchecked = iterator.adapter.unchecked
+            iterator.adapter.unchecked = None
+        return self._plan
+
     def _final_logs(self, logs):
         """Running means instead of the last step's values, where these name the same metrics."""
         logs = pythonify_logs(logs)
+        quiet, self._plan.quiet = self._plan.quiet, False
         if self._loss_tracker is not None:
             means = pythonify_logs(self.get_metrics_result())
-            if set(means) == set(logs):
+            if quiet or set(means) == set(logs):
                 return means
         return logs
 
@@ -480,10 +508,12 @@ class Trainer:
         callbacks.on_test_begin()
         group = self.steps_per_execution
         done, logs = 0, {}
+        plan = self._begin_pass(iterator)
         with no_grad():
             for data in iterator:
                 if done % group == 0:
                     callbacks.on_test_batch_begin(done)
+                plan.listen(callbacks, "on_test_batch_end")
                 logs = self.test_step(data)
                 done += 1
                 if done % group == 0:
@@ -576,7 +606,7 @@ class Trainer:
         """The outputs for one batch, as arrays."""
         data = standardize_batch((x,))
         with no_grad():
-            return map_structure(np.asarray, self.predict_step(data))
+            return map_structure(_as_numpy, self.predict_step(data))
 
 
 class _Box:
@@ -588,12 +618,16 @@ class _Box:
 
 def _as_arrays(outputs):
     """What a model gave for a batch, as arrays."""
-    arrays = map_structure(np.asarray, outputs)
+    arrays = map_structure(_as_numpy, outputs)
     if outputs is None or any(array.ndim == 0 for array in flatten(arrays)):
         raise ValueError(
             f"predict: expected the model to give arrays with a batch axis, got {outputs!r}"
         )
     return arrays
+
+
+def _as_numpy(output):
+    return backend.to_numpy(output.data if isinstance(output, Tensor) else output)
 
 
 def _join(batches):

@@ -19,6 +19,31 @@ from . import schedules
 _ADD = backend.BINARY["add"]
 
 
+class _Scalar(Variable):
+    """A number that Python looks at in every step.
+
+    On a GPU it looks at a copy, since to read from there is to wait for all that runs.
+    """
+
+    __slots__ = ("_copied", "_copy")
+
+    def item(self):
+        if isinstance(self.data, np.ndarray):
+            return self.data.item()
+        if getattr(self, "_copied", None) != self._version[0]:
+            self._copy, self._copied = self.data.item(), self._version[0]
+        return self._copy
+
+    def increment(self) -> None:
+        data = self.data
+        data += 1
+        if not isinstance(data, np.ndarray) and getattr(self, "_copied", None) == self._version[0]:
+            self._copy += 1
+
+    def move_to(self, device) -> None:
+        self.data, self.device = self.to(device).data, device
+
+
 class Optimizer:
     """Base of all optimizers.
 
@@ -119,7 +144,7 @@ class Optimizer:
     # -- state -------------------------------------------------------------------------------------
 
     def _scalar(self, value, name) -> Variable:
-        variable = Variable(value, trainable=False, name=name)
+        variable = _Scalar(value, trainable=False, name=name)
         variable.path = f"{self.name}/{name}"
         return variable
 
@@ -142,6 +167,10 @@ class Optimizer:
             raise ValueError(
                 f"{self.name}: expected variables on one device, got {sorted(devices)}"
             )
+        for device in devices:  # one, or none where there are no variables
+            for scalar in (self._iterations, self._learning_rate):
+                if isinstance(scalar, _Scalar):
+                    scalar.move_to(device)
         names = list(self._names)
         if self.use_ema:
             names.append("average")
@@ -153,7 +182,8 @@ class Optimizer:
         }
         decay = self.weight_decay or 0.0
         self._decay = np.array([decay * self._decays(v) for v in self._parameters], np.float32)
-        self._square_sums = np.empty(len(self._parameters), np.float64)
+        k = backend.get(next(iter(devices), backend.default_device()))
+        self._square_sums = k.empty((len(self._parameters),), np.dtype(np.float64))
         self._scale = np.empty(len(self._parameters), np.float32)
         self._state_arrays = [[v.data for v in self._state[name]] for name in self._names]
         self.built = True
@@ -164,7 +194,12 @@ class Optimizer:
         """State of a parameter's shape, named after it."""
         path = (getattr(reference_variable, "path", None) or "variable").replace("/", "_")
         value = initializers.get(initializer)(reference_variable.shape, dtype="float32")
-        variable = Variable(value, trainable=False, name=f"{path}_{name or 'var'}")
+        variable = Variable(
+            value,
+            trainable=False,
+            name=f"{path}_{name or 'var'}",
+            device=getattr(reference_variable, "device", None),
+        )
         variable.path = f"{self.name}/{variable.name}"
         if track:
             self._added.append(variable)
@@ -182,7 +217,8 @@ class Optimizer:
         ]
 
     def state_arrays(self) -> list[tuple[str, Variable, np.ndarray]]:
-        """(kind, parameter, array) for a checkpoint; the arrays are the state, not copies.
+        """(kind, parameter, array) for a checkpoint; the arrays are the state, not copies (and
+        CuPy's on a GPU).
 
         With `iterations` and the learning rate in `get_config` they are all that a step depends on.
         """
@@ -228,7 +264,7 @@ class Optimizer:
 
     def _rate(self) -> float:
         if isinstance(self._learning_rate, Variable):
-            return float(self._learning_rate.data)
+            return float(self._learning_rate)
         if isinstance(self._learning_rate, schedules.LearningRateSchedule):
             return float(self._learning_rate(int(self._iterations)))
         return float(self._learning_rate())
@@ -275,8 +311,9 @@ class Optimizer:
         if any(g is None for g in grads):
             grads, variables = self._with_gradient(grads, variables)
         arrays = []
+        asarray = backend.get(variables[0].device).asarray if variables else None
         for g, v in zip(grads, variables, strict=True):
-            g = np.asarray(g.data if isinstance(g, Tensor) else g, np.float32, order="C")
+            g = asarray(g.data if isinstance(g, Tensor) else g, np.float32)
             arrays.append(g)
             if g.shape != v.data.shape:
                 raise ValueError(
@@ -295,7 +332,7 @@ class Optimizer:
                 self._step(variables, arrays, index)
             if self.use_ema:
                 self._average()
-            self._iterations.data[...] += 1
+            self._iterations.increment()
 
     def apply_gradients(self, grads_and_vars) -> None:
         """`apply` for (gradient, variable) pairs."""
@@ -316,6 +353,12 @@ class Optimizer:
             f"{self.name}: no gradient for {missing}; the loss does not depend on it", stacklevel=3
         )
         return [g for g, _ in pairs], [v for _, v in pairs]
+
+    def _updates(self):
+        """How many updates were made before, as an array: kernels read it where it lies."""
+        if not self.gradient_accumulation_steps:
+            return self._iterations.data
+        return backend.get(self._iterations.device).asarray(np.int64(self.iterations))
 
     def _arrays(self, variables, index):
         """What the kernels take: the variables' arrays, and the state's, one list per kind."""
@@ -355,6 +398,7 @@ class Optimizer:
             return scale
         sums = self._square_sums[: len(grads)]
         k.gradient_square_sums(sums, grads)
+        sums = backend.to_numpy(sums)  # on a GPU, clipping to a norm waits for it in each step
         if self.clipnorm:
             norms = np.sqrt(sums) * abs(factor)
         else:
@@ -375,9 +419,9 @@ class Optimizer:
             clip: the largest absolute value of a scaled gradient.
         """
         for variable, g, s, d in zip(variables, grads, scale, decay, strict=True):
-            g = np.clip(g * s, -clip, clip)
+            g = k.xp.clip(g * float(s), -clip, clip)
             if d:
-                variable.assign(variable.data * np.float32(1 - d * rate))
+                variable.assign(variable.data * float(np.float32(1 - d * rate)))
             self.update_step(Tensor(g, device=variable.device), variable, rate)
 
     def update_step(self, gradient, variable, learning_rate):
@@ -417,9 +461,10 @@ class Optimizer:
     def _average(self) -> None:
         iterations = int(self.iterations)
         momentum = np.float32(self.ema_momentum if iterations else 0)
+        keep, take = float(momentum), float(1 - momentum)
         for v, average in zip(self._parameters, self._state["average"], strict=True):
-            average.data *= momentum
-            average.data += (1 - momentum) * v.data
+            average.data *= keep
+            average.data += take * v.data
         if self.ema_overwrite_frequency and (iterations + 1) % self.ema_overwrite_frequency == 0:
             self.finalize_variable_values(self._parameters)
 
@@ -441,7 +486,7 @@ class Optimizer:
         if isinstance(rate, schedules.LearningRateSchedule):
             rate = schedules.serialize(rate)
         elif isinstance(rate, Variable):
-            rate = float(rate.data)
+            rate = float(rate)
         else:
             raise NotImplementedError(
                 f"{self.name}: a learning rate from a function cannot be saved"

@@ -203,8 +203,7 @@ class Adam(Optimizer):
 
     def update(self, k, variables, grads, index, scale, decay, rate, clip):
         w, states = self._arrays(variables, index)
-        step = int(self.iterations) + 1
-        options = (step, self.beta_1, self.beta_2, self.epsilon, self.amsgrad)
+        options = (self._updates(), self.beta_1, self.beta_2, self.epsilon, self.amsgrad)
         k.adam_update(w, grads, states, scale, decay, rate, clip, *options)
 
     def get_config(self):

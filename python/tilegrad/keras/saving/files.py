@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from ... import backend
 from ..utils.interrupts import uninterrupted
 
 SUFFIX = ".safetensors"
@@ -83,7 +84,8 @@ def write(path, tensors, metadata) -> None:
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
     try:
         content = safetensors.numpy.save(
-            {key: np.asarray(value, order="C") for key, value in tensors.items()}, metadata
+            {key: np.asarray(backend.to_numpy(value), order="C") for key, value in tensors.items()},
+            metadata,
         )
         with uninterrupted():
             _write_and_rename(content, temporary, target)

@@ -13,8 +13,7 @@ import os
 import re
 import warnings
 
-import numpy as np
-
+from ... import backend
 from .. import losses, metrics, optimizers
 from ..layers import InputLayer
 from ..naming import to_snake_case
@@ -245,7 +244,7 @@ def _restore_optimizer(model, path, tensors, saved):
             raise ValueError(f"{path!r}: the optimizer's learning rate: {error}") from error
     with uninterrupted():
         for array, value in pairs:
-            np.copyto(array, value)
+            backend.copy_into(array, value)
         optimizer._iterations.assign(iterations)
 
 

@@ -12,6 +12,7 @@ import json
 import numpy as np
 
 from ...autograd import no_grad
+from ...backend import to_numpy
 from ..metrics import Metric
 from ..random import SeedGenerator
 from ..utils.dataset import unpack_x_y_sample_weight
@@ -57,8 +58,8 @@ class Run:
             "epoch": epoch,
             "done": done,
             "logs": logs or {},
-            "weights": {name: v.data for name, v in named_weights(model).items()},
-            "optimizer": [v.data for v in model.optimizer.variables],
+            "weights": {name: to_numpy(v.data) for name, v in named_weights(model).items()},
+            "optimizer": [to_numpy(v.data) for v in model.optimizer.variables],
             "seeds": [[seed.start, seed.counter] for seed in _seed_generators(model)],
             "metrics": [_metric_state(metric) for metric in _metrics(model)] if done else [],
             "callbacks": {
@@ -180,9 +181,10 @@ def _metrics(model):
 
 def _metric_state(metric):
     """Its numbers and arrays, whichever `reset_state` may reset, and its variables' values."""
+    metric.settle()
     plain = (bool, int, float, np.ndarray, np.generic, type(None))
     values = {key: value for key, value in vars(metric).items() if isinstance(value, plain)}
-    return {"values": values, "variables": [v.data for v in metric._variables]}
+    return {"values": values, "variables": [to_numpy(v.data) for v in metric._variables]}
 
 
 def _set_metric_state(metric, state):

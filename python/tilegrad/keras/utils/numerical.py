@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ... import backend
+from ...tensor import Tensor
+
 
 def to_categorical(x, num_classes=None):
     """One-hot rows for integer labels.
@@ -23,7 +26,7 @@ def to_categorical(x, num_classes=None):
            [0., 0., 1.],
            [0., 1., 0.]])
     """
-    labels = np.array(x, dtype="int64")
+    labels = np.array(_on_host(x), dtype="int64")
     if labels.ndim > 1 and labels.shape[-1] == 1:
         labels = labels[..., 0]
     if not num_classes:
@@ -51,6 +54,10 @@ def normalize(x, axis=-1, order=2):
     >>> normalize(np.array([[3.0, 4.0]]))
     array([[0.6, 0.8]])
     """
-    x = np.asarray(x)
+    x = _on_host(x)
     norm = np.linalg.norm(x, order, axis, keepdims=True)
     return x / np.where(norm == 0, 1, norm)
+
+
+def _on_host(x) -> np.ndarray:
+    return backend.to_numpy(x.data if isinstance(x, Tensor) else backend.as_array(x))

@@ -98,6 +98,11 @@ class Progbar:
             prefix = self.prefix if self.verbose == 1 else ""
             self._write(f"{prefix}{self._plain(current, step_time, now)}\n")
 
+    def is_due(self) -> bool:
+        """Whether an update now, before the last one, would draw."""
+        waited = time.perf_counter() - self._last_draw >= self.interval
+        return self.verbose == 1 and self._live and waited
+
     def add(self, n, values=None):
         """Show that `n` more steps are done."""
         self.update(self._seen + n, values)
