@@ -282,7 +282,7 @@ def test_table(reports):
     assert [row["cost"] for row in trace.rows] == [1024, 32, 32, 32]
     text = _printed(trace.table())
     assert "a model, not a measurement" in text
-    assert re.search(rf"planted\.cu:{LINES['column_load']}.*32 wavefronts +1 +100% +91\.4%", text)
+    assert re.search(rf"planted\.cu:{LINES['column_load']}.* 32 +1 +100% +91%", text)
     assert "and 3 more rows" in _printed(trace.table(limit=1))
 
 

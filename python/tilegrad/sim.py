@@ -65,24 +65,18 @@ def trace(raise_errors: bool = True):
     []
     """
     global _tracing
-    traced = backend.load("simtrace")
     if _tracing:
         raise RuntimeError("sim.trace: a trace is under way already")
-    _tracing = True
-    before = backend._active.get("sim")
     result = Trace()
-    traced.module.set_schedule(_seed)
-    traced.module.trace_start(raise_errors)
-    backend._active["sim"] = traced
-    try:
-        yield result
-    finally:
-        if before is None:
-            del backend._active["sim"]
-        else:
-            backend._active["sim"] = before
-        _tracing = False
-        result._fill(json.loads(traced.module.trace_stop()))
+    with backend.serve("simtrace") as traced:
+        _tracing = True
+        traced.module.set_schedule(_seed)
+        traced.module.trace_start(raise_errors)
+        try:
+            yield result
+        finally:
+            _tracing = False
+            result._fill(json.loads(traced.module.trace_stop()))
 
 
 class Trace:
@@ -136,26 +130,27 @@ class Trace:
         left = len(self.rows) - len(shown)
         table = Table(
             title=f"memory traffic of the simulated kernels ({_MODEL})",
-            caption=f"and {left} more rows" if left else None,
+            caption="each: 32-byte sectors of global memory, passes over the banks of shared memory"
+            + f"; and {left} more rows" * (left > 0),
             box=box.SIMPLE_HEAD,
-            padding=(0, 0, 0, 1),
+            padding=0,  # 80 columns are enough for most
         )
-        table.add_column("kernel", overflow="fold", max_width=32)
-        table.add_column("line", overflow="fold")
+        table.add_column("kernel", no_wrap=True)
+        table.add_column("line")
         table.add_column("access", no_wrap=True)
-        for column in ("requests", "each takes", "best", "lanes", "cost"):
+        for column in ("requests", "each", "best", "lanes", "cost"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in shown:
-            took, best, unit = _per_request(row)
+            took, best, _ = _per_request(row)
             table.add_row(
-                _short(row["kernel"]),
+                _short(row["kernel"]).partition("<")[0],
                 _place(row),
-                f"{row['kind']} {row['bytes_each']} B",
+                f"{row['kind']} {row['bytes_each']}B",
                 f"{row['requests']:,}",
-                Text(f"{took:,.4g} {unit}", style=_STYLES[_badness(row)]),
+                Text(f"{took:,.4g}", style=_STYLES[_badness(row)]),
                 f"{best:,.4g}",
                 f"{row['efficiency']:.0%}",
-                f"{row['cost'] / total:.1%}",
+                f"{row['cost'] / total:.0%}",
             )
         return table
 
