@@ -1,6 +1,6 @@
-"""Everything: steady-state figures, kernel rows, training; then the tables in the documents.
+"""Everything: steady state, Python's part, kernels, training; then the tables in the documents.
 
-    python benchmarks/run.py [--mode default] [--only steady kernels train limited]
+    python benchmarks/run.py [--mode default] [--only steady overhead kernels train limited]
 
 A quick run shows that all works; its figures mean nothing and go to a temporary folder.
 """
@@ -32,6 +32,7 @@ def parts(mode: str, results: Path) -> dict[str, list]:
     pytest = ["-m", "pytest", HERE, "--mode", mode, "--results", results / "kernels.json"]
     return {
         "steady": [script("bench_steady.py", "steady.json")],
+        "overhead": [script("bench_overhead.py", "overhead.json")],
         "kernels": [pytest],
         "train": [script("bench_train.py", "train.json")],
         "limited": limited,

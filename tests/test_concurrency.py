@@ -161,7 +161,7 @@ def test_interrupts_wait_only_where_they_must():
     """`uninterrupted` hands an interrupt on when its block ends, and nests."""
     import signal
 
-    from tilegrad.keras.utils.interrupts import uninterrupted
+    from tilegrad.interrupts import uninterrupted
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -357,10 +357,11 @@ def test_uncompiled_models_say_so():
     assert model.predict(np.ones((2, 3)), verbose=0).tolist() == [[3.0], [3.0]]
 
 
-def test_jit_compile_warns_and_default_optimizer_is_rmsprop():
+def test_jit_compile_is_checked_and_default_optimizer_is_rmsprop():
     model = linear()
-    with pytest.warns(UserWarning, match="no graph compiler"):
-        model.compile(loss="mse", jit_compile=True)
+    with pytest.raises(ValueError, match="jit_compile"):
+        model.compile(loss="mse", jit_compile="yes")
+    model.compile(loss="mse")
     assert isinstance(model.optimizer, optimizers.RMSprop)
 
 

@@ -9,7 +9,7 @@ void bind_activation(py::module_& m) {
     const auto x = a.in<float>(x_, "x", -1);
     a.expect_same(y, "y", x);
     const auto k = activation_kind(a.op, kind, Activation::softplus);
-    run([&] { activation_forward(y.data, x.data, x.size, k, alpha); });
+    run([=] { activation_forward(y.data, x.data, x.size, k, alpha); });
   });
   m.def("activation_backward_dx",
         [](py::handle dx_, py::handle dy_, py::handle saved_, int64_t kind, float alpha) {
@@ -20,7 +20,7 @@ void bind_activation(py::module_& m) {
           a.expect_same(dx, "dx", dy);
           a.expect_same(saved, "saved", dy);
           const auto k = activation_kind(a.op, kind, Activation::softplus);
-          run([&] { activation_backward_dx(dx.data, dy.data, saved.data, dy.size, k, alpha); });
+          run([=] { activation_backward_dx(dx.data, dy.data, saved.data, dy.size, k, alpha); });
         });
 }
 

@@ -2,6 +2,7 @@
 // Only module_<device>.cpp differs.
 #pragma once
 #include "../core/memory.h"
+#include "../core/plan.h"
 #include "../core/view.h"
 #include "../ops/activation.h"
 
@@ -16,15 +17,49 @@ void bind_conv_pool(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_optim(py::module_& m);
+void bind_plan(py::module_& m);
 
 void bind_memory(py::module_& m);  // for devices whose memory is the host's
 
-// Runs a kernel without the interpreter's lock.
+// Runs a kernel without the interpreter's lock. A plan that is being recorded keeps a copy, so the
+// kernel must hold by value what it needs; pointers into arrays stay valid, see Arguments.
 template <class Kernel>
-void run(Kernel&& kernel) {
+void run(const Kernel& kernel) {
+  if (Plan* plan = recording()) plan->add(kernel);
   py::gil_scoped_release unlocked;
   kernel();
 }
+
+// The same for a kernel that takes `bytes` of scratch.
+template <class Kernel>
+void run(int64_t bytes, const Kernel& kernel) {
+  run([=] { kernel(workspace(bytes)); });
+}
+
+// A number, or an array of no axes that is read when the kernel runs: what changes from one replay
+// of a plan to the next comes in an array.
+template <class T>
+class Number {
+ public:
+  Number(const Arguments& a, py::handle h, const char* name) {
+    if (py::isinstance<py::array>(h)) {
+      from_ = a.in<T>(h, name, 0).data;
+      return;
+    }
+    py::detail::make_caster<T> caster;
+    if (!caster.load(h, true)) {
+      throw py::type_error(std::string(a.op) + ": expected " + name + " to be a number, got " +
+                           py::cast<std::string>(py::repr(h)));
+    }
+    value_ = py::detail::cast_op<T>(caster);
+  }
+
+  T operator()() const { return from_ ? *from_ : value_; }
+
+ private:
+  T value_ = 0;
+  const T* from_ = nullptr;
+};
 
 // An integer, or whatever has __index__; raises TypeError or OverflowError.
 inline int64_t to_integer(py::handle h) {

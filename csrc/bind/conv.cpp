@@ -16,8 +16,8 @@ void bind_conv(py::module_& m) {
               a, x, w, y, {stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups});
           if (!b_.is_none()) a.expect(b, "b", {s.f});
           const auto act = activation_kind(a.op, activation, Activation::elu);
-          void* ws = workspace(conv2d_forward_workspace(s));
-          run([&] { conv2d_forward(y.data, x.data, w.data, b.data, s, act, alpha, ws); });
+          run(conv2d_forward_workspace(s),
+              [=](void* ws) { conv2d_forward(y.data, x.data, w.data, b.data, s, act, alpha, ws); });
         });
   m.def("conv2d_plan", [](py::handle y_, py::handle x_, py::handle w_, int64_t stride_h,
                           int64_t stride_w, int64_t pad_top, int64_t pad_left, int64_t dilation_h,
@@ -42,8 +42,8 @@ void bind_conv(py::module_& m) {
     const auto w = a.in<float>(w_, "w", 4);
     const auto s = conv2d_shape(
         a, dx, w, dy, {stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups});
-    void* ws = workspace(conv2d_backward_dx_workspace(s));
-    run([&] { conv2d_backward_dx(dx.data, dy.data, w.data, s, ws); });
+    run(conv2d_backward_dx_workspace(s),
+        [=](void* ws) { conv2d_backward_dx(dx.data, dy.data, w.data, s, ws); });
   });
   m.def("conv2d_backward_dw", [](py::handle dw_, py::handle x_, py::handle dy_, int64_t stride_h,
                                  int64_t stride_w, int64_t pad_top, int64_t pad_left,
@@ -54,8 +54,8 @@ void bind_conv(py::module_& m) {
     const auto dy = a.in<float>(dy_, "dy", 4);
     const auto s = conv2d_shape(
         a, x, dw, dy, {stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups});
-    void* ws = workspace(conv2d_backward_dw_workspace(s));
-    run([&] { conv2d_backward_dw(dw.data, x.data, dy.data, s, ws); });
+    run(conv2d_backward_dw_workspace(s),
+        [=](void* ws) { conv2d_backward_dw(dw.data, x.data, dy.data, s, ws); });
   });
 }
 

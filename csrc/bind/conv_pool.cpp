@@ -55,8 +55,7 @@ void bind_conv_pool(py::module_& m) {
           a.expect_same(index, "index", y);
           if (!b_.is_none()) a.expect(b, "b", {s.conv.f});
           const auto act = activation_kind(a.op, activation, Activation::relu);
-          void* ws = workspace(conv2d_max_pool2d_forward_workspace(s));
-          run([&] {
+          run(conv2d_max_pool2d_forward_workspace(s), [=](void* ws) {
             conv2d_max_pool2d_forward(y.data, index.data, x.data, w.data, b.data, s, act, ws);
           });
         });
@@ -81,8 +80,7 @@ void bind_conv_pool(py::module_& m) {
                    s.pool.kw, " sees of x to fit into a thread's scratch");
           a.expect_same(index, "index", dy);
           if (!db_.is_none()) a.expect(db, "db", {s.conv.f});
-          void* ws = workspace(conv2d_max_pool2d_backward_dw_workspace(s));
-          run([&] {
+          run(conv2d_max_pool2d_backward_dw_workspace(s), [=](void* ws) {
             conv2d_max_pool2d_backward_dw(dw.data, db.data, x.data, dy.data, index.data, s, ws);
           });
         });

@@ -32,8 +32,8 @@ void bind_dense(py::module_& m) {
     a.expect(y, "y", {s.n, s.f});
     if (!b_.is_none()) a.expect(b, "b", {s.f});
     const auto act = activation_kind(a.op, activation, Activation::elu);
-    void* ws = workspace(dense_forward_workspace(s));
-    run([&] { dense_forward(y.data, x.data, w.data, b.data, s, act, alpha, ws); });
+    run(dense_forward_workspace(s),
+        [=](void* ws) { dense_forward(y.data, x.data, w.data, b.data, s, act, alpha, ws); });
   });
   m.def("dense_plan", [](int64_t n, int64_t c, int64_t f) {
     constexpr int64_t most =
@@ -51,8 +51,8 @@ void bind_dense(py::module_& m) {
     const DenseShape s{dy[0], w[0], w[1]};
     a.expect(dy, "dy", {s.n, s.f});
     a.expect(dx, "dx", {s.n, s.c});
-    void* ws = workspace(dense_backward_dx_workspace(s));
-    run([&] { dense_backward_dx(dx.data, dy.data, w.data, s, ws); });
+    run(dense_backward_dx_workspace(s),
+        [=](void* ws) { dense_backward_dx(dx.data, dy.data, w.data, s, ws); });
   });
   m.def("dense_backward_dw", [](py::handle dw_, py::handle x_, py::handle dy_) {
     const Arguments a("dense_backward_dw");
@@ -62,16 +62,16 @@ void bind_dense(py::module_& m) {
     const DenseShape s{x[0], x[1], dy[1]};
     a.expect(dy, "dy", {s.n, s.f});
     a.expect(dw, "dw", {s.c, s.f});
-    void* ws = workspace(dense_backward_dw_workspace(s));
-    run([&] { dense_backward_dw(dw.data, x.data, dy.data, s, ws); });
+    run(dense_backward_dw_workspace(s),
+        [=](void* ws) { dense_backward_dw(dw.data, x.data, dy.data, s, ws); });
   });
   m.def("bias_backward_db", [](py::handle db_, py::handle dy_) {
     const Arguments a("bias_backward_db");
     const auto db = a.out<float>(db_, "db", 1);
     const auto dy = a.in<float>(dy_, "dy", 2);
     a.expect(db, "db", {dy[1]});
-    void* ws = workspace(bias_backward_db_workspace(dy[0], dy[1]));
-    run([&] { bias_backward_db(db.data, dy.data, dy[0], dy[1], ws); });
+    run(bias_backward_db_workspace(dy[0], dy[1]),
+        [=](void* ws) { bias_backward_db(db.data, dy.data, dy[0], dy[1], ws); });
   });
   m.def("bias_activation_backward_dz", [](py::handle dz_, py::handle db_, py::handle dy_,
                                           py::handle y_, int64_t activation, float alpha) {
@@ -84,8 +84,7 @@ void bind_dense(py::module_& m) {
     a.expect_same(y, "y", dy);
     a.expect(db, "db", {dy[1]});
     const auto act = activation_kind(a.op, activation, Activation::elu);
-    void* ws = workspace(bias_backward_db_workspace(dy[0], dy[1]));
-    run([&] {
+    run(bias_backward_db_workspace(dy[0], dy[1]), [=](void* ws) {
       bias_activation_backward_dz(dz.data, db.data, dy.data, y.data, dy[0], dy[1], act, alpha, ws);
     });
   });
@@ -98,8 +97,8 @@ void bind_dense(py::module_& m) {
     const auto s = matmul_shape(g, y[0], a[0], b[0], a[1], a[2], b[2]);
     g.expect(b, "b", {b[0], s.k, s.n});
     g.expect(y, "y", {s.batch, s.m, s.n});
-    void* ws = workspace(matmul_forward_workspace(s));
-    run([&] { matmul_forward(y.data, a.data, b.data, s, ws); });
+    run(matmul_forward_workspace(s),
+        [=](void* ws) { matmul_forward(y.data, a.data, b.data, s, ws); });
   });
   m.def("matmul_backward_da", [](py::handle da_, py::handle dy_, py::handle b_) {
     const Arguments g("matmul_backward_da");
@@ -109,8 +108,8 @@ void bind_dense(py::module_& m) {
     const auto s = matmul_shape(g, dy[0], dy[0], b[0], dy[1], b[1], b[2]);
     g.expect(dy, "dy", {s.batch, s.m, s.n});
     g.expect(da, "da", {s.batch, s.m, s.k});
-    void* ws = workspace(matmul_backward_da_workspace(s));
-    run([&] { matmul_backward_da(da.data, dy.data, b.data, s, ws); });
+    run(matmul_backward_da_workspace(s),
+        [=](void* ws) { matmul_backward_da(da.data, dy.data, b.data, s, ws); });
   });
   m.def("matmul_backward_db", [](py::handle db_, py::handle a_, py::handle dy_) {
     const Arguments g("matmul_backward_db");
@@ -120,8 +119,8 @@ void bind_dense(py::module_& m) {
     const auto s = matmul_shape(g, dy[0], a[0], dy[0], a[1], a[2], dy[2]);
     g.expect(dy, "dy", {s.batch, s.m, s.n});
     g.expect(db, "db", {s.batch, s.k, s.n});
-    void* ws = workspace(matmul_backward_db_workspace(s));
-    run([&] { matmul_backward_db(db.data, a.data, dy.data, s, ws); });
+    run(matmul_backward_db_workspace(s),
+        [=](void* ws) { matmul_backward_db(db.data, a.data, dy.data, s, ws); });
   });
 }
 

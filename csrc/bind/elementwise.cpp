@@ -77,7 +77,7 @@ void binary_backward(const char* op, BinaryBackward kernel, const char* name, py
   g.expect_same(out, name, dy);
   const auto s = broadcast_shape(g, dy, a, b);
   const auto k = binary_kind(op, kind);
-  run([&] { kernel(out.data, dy.data, a.data, b.data, s, k); });
+  run([=] { kernel(out.data, dy.data, a.data, b.data, s, k); });
 }
 
 // One number per axis: a tuple or list of at most max_ndim.
@@ -157,7 +157,7 @@ void bind_elementwise(py::module_& m) {
     const auto b = g.in<float>(b_, "b", -1);
     const auto s = broadcast_shape(g, y, a, b);
     const auto k = binary_kind(g.op, kind);
-    run([&] { binary_forward(y.data, a.data, b.data, s, k); });
+    run([=] { binary_forward(y.data, a.data, b.data, s, k); });
   });
   m.def("binary_backward_da",
         [](py::handle da, py::handle dy, py::handle a, py::handle b, int64_t kind) {
@@ -173,7 +173,7 @@ void bind_elementwise(py::module_& m) {
     const auto x = a.in<float>(x_, "x", -1);
     a.expect_same(y, "y", x);
     const auto k = unary_kind(a.op, kind);
-    run([&] { unary_forward(y.data, x.data, x.size, k); });
+    run([=] { unary_forward(y.data, x.data, x.size, k); });
   });
   m.def("unary_backward_dx", [](py::handle dx_, py::handle dy_, py::handle x_, int64_t kind) {
     const Arguments a("unary_backward_dx");
@@ -183,14 +183,14 @@ void bind_elementwise(py::module_& m) {
     a.expect_same(dx, "dx", x);
     a.expect_same(dy, "dy", x);
     const auto k = unary_kind(a.op, kind);
-    run([&] { unary_backward_dx(dx.data, dy.data, x.data, x.size, k); });
+    run([=] { unary_backward_dx(dx.data, dy.data, x.data, x.size, k); });
   });
   m.def("clip_forward", [](py::handle y_, py::handle x_, float low, float high) {
     const Arguments a("clip_forward");
     const auto y = a.out<float>(y_, "y", -1);
     const auto x = a.in<float>(x_, "x", -1);
     a.expect_same(y, "y", x);
-    run([&] { clip_forward(y.data, x.data, x.size, low, high); });
+    run([=] { clip_forward(y.data, x.data, x.size, low, high); });
   });
   m.def("clip_backward_dx",
         [](py::handle dx_, py::handle dy_, py::handle x_, float low, float high) {
@@ -200,7 +200,7 @@ void bind_elementwise(py::module_& m) {
           const auto x = a.in<float>(x_, "x", -1);
           a.expect_same(dx, "dx", x);
           a.expect_same(dy, "dy", x);
-          run([&] { clip_backward_dx(dx.data, dy.data, x.data, x.size, low, high); });
+          run([=] { clip_backward_dx(dx.data, dy.data, x.data, x.size, low, high); });
         });
 
   m.def("reduce_sum_forward", [](py::handle y_, py::handle x_, float scale) {
@@ -208,14 +208,14 @@ void bind_elementwise(py::module_& m) {
     const auto y = a.out<float>(y_, "y", 2);
     const auto x = a.in<float>(x_, "x", 3);
     a.expect(y, "y", {x[0], x[2]});
-    run([&] { reduce_sum_forward(y.data, x.data, x[0], x[1], x[2], scale); });
+    run([=] { reduce_sum_forward(y.data, x.data, x[0], x[1], x[2], scale); });
   });
   m.def("reduce_sum_backward_dx", [](py::handle dx_, py::handle dy_, float scale) {
     const Arguments a("reduce_sum_backward_dx");
     const auto dx = a.out<float>(dx_, "dx", 3);
     const auto dy = a.in<float>(dy_, "dy", 2);
     a.expect(dy, "dy", {dx[0], dx[2]});
-    run([&] { reduce_sum_backward_dx(dx.data, dy.data, dx[0], dx[1], dx[2], scale); });
+    run([=] { reduce_sum_backward_dx(dx.data, dy.data, dx[0], dx[1], dx[2], scale); });
   });
   m.def("reduce_max_forward", [](py::handle y_, py::handle x_) {
     const Arguments a("reduce_max_forward");
@@ -224,7 +224,7 @@ void bind_elementwise(py::module_& m) {
     TG_CHECK(x[1] > 0, a.op, "expected at least one element to reduce, got shape ",
              shape_text(x.shape, 3));
     a.expect(y, "y", {x[0], x[2]});
-    run([&] { reduce_max_forward(y.data, x.data, x[0], x[1], x[2]); });
+    run([=] { reduce_max_forward(y.data, x.data, x[0], x[1], x[2]); });
   });
   m.def("reduce_max_backward_dx", [](py::handle dx_, py::handle dy_, py::handle x_, py::handle y_) {
     const Arguments a("reduce_max_backward_dx");
@@ -235,7 +235,7 @@ void bind_elementwise(py::module_& m) {
     a.expect_same(dx, "dx", x);
     a.expect(dy, "dy", {x[0], x[2]});
     a.expect(y, "y", {x[0], x[2]});
-    run([&] { reduce_max_backward_dx(dx.data, dy.data, x.data, y.data, x[0], x[1], x[2]); });
+    run([=] { reduce_max_backward_dx(dx.data, dy.data, x.data, y.data, x[0], x[1], x[2]); });
   });
 
   m.def("strided_copy", [](py::handle y_, py::handle x_, const py::sequence& size_,
@@ -249,24 +249,26 @@ void bind_elementwise(py::module_& m) {
     const auto x = a.in<float>(x_, "x", -1);
     const auto s = copy_shape(a, y.size, x.size, size, y_offset, y_strides, x_offset, x_strides);
     if (s.size[0] == 0 && s.ndim == 1) return;
-    run([&] { strided_copy(y.data + y_offset, x.data + x_offset, s); });
+    run([=] { strided_copy(y.data + y_offset, x.data + x_offset, s); });
   });
 
-  m.def("dropout_forward", [](py::handle y_, py::handle x_, float rate, uint64_t seed) {
+  m.def("dropout_forward", [](py::handle y_, py::handle x_, float rate, py::handle seed_) {
     const Arguments a("dropout_forward");
+    const Number<uint64_t> seed(a, seed_, "seed");
     const auto y = a.out<float>(y_, "y", -1);
     const auto x = a.in<float>(x_, "x", -1);
     a.expect_same(y, "y", x);
     TG_CHECK(rate >= 0 && rate < 1, a.op, "expected 0 <= rate < 1, got ", rate);
-    run([&] { dropout_forward(y.data, x.data, x.size, rate, seed); });
+    run([=] { dropout_forward(y.data, x.data, x.size, rate, seed()); });
   });
-  m.def("dropout_backward_dx", [](py::handle dx_, py::handle dy_, float rate, uint64_t seed) {
+  m.def("dropout_backward_dx", [](py::handle dx_, py::handle dy_, float rate, py::handle seed_) {
     const Arguments a("dropout_backward_dx");
+    const Number<uint64_t> seed(a, seed_, "seed");
     const auto dx = a.out<float>(dx_, "dx", -1);
     const auto dy = a.in<float>(dy_, "dy", -1);
     a.expect_same(dx, "dx", dy);
     TG_CHECK(rate >= 0 && rate < 1, a.op, "expected 0 <= rate < 1, got ", rate);
-    run([&] { dropout_backward_dx(dx.data, dy.data, dy.size, rate, seed); });
+    run([=] { dropout_backward_dx(dx.data, dy.data, dy.size, rate, seed()); });
   });
 }
 

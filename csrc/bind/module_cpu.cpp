@@ -13,6 +13,7 @@ PYBIND11_MODULE(TILEGRAD_MODULE, m) {
   m.attr("isa") = TILEGRAD_ISA;
   bind_memory(m);
   bind_kernels(m);
+  bind_plan(m);
   m.def("get_num_threads", num_threads);
   m.def("set_num_threads", [](int64_t count) {
     check_range("set_num_threads", "a count", count, 1, 1024);

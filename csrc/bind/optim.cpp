@@ -1,5 +1,6 @@
 #include "../ops/optim.h"
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -12,9 +13,6 @@ namespace {
 struct Parameters {
   std::vector<Parameter> each;
   std::vector<py::tuple> alive;
-
-  const Parameter* data() const { return each.data(); }
-  int64_t count() const { return static_cast<int64_t>(each.size()); }
 };
 
 // One Parameter per entry of w and g (lists of arrays); states is a list of `state_count` such
@@ -55,39 +53,49 @@ Parameters parameters(const Arguments& a, const py::list& w_, const py::list& g_
 
 }  // namespace
 
+// The learning rate comes first: to make a number of it may run Python code, which may do anything
+// to the arrays.
 void bind_optim(py::module_& m) {
   m.def("sgd_update",
         [](const py::list& w, const py::list& g, const py::list& states, py::handle scale,
-           py::handle decay, float lr, float clip, float momentum, bool nesterov) {
+           py::handle decay, py::handle lr_, float clip, float momentum, bool nesterov) {
           const Arguments a("sgd_update");
+          const Number<float> lr(a, lr_, "lr");
           const auto p = parameters(a, w, g, states, scale, decay, momentum != 0 ? 1 : 0);
-          run([&] { sgd_update(p.data(), p.count(), {lr, clip}, momentum, nesterov); });
+          run([=, each = p.each] {
+            sgd_update(each.data(), each.size(), {lr(), clip}, momentum, nesterov);
+          });
         });
   m.def("rmsprop_update", [](const py::list& w, const py::list& g, const py::list& states,
-                             py::handle scale, py::handle decay, float lr, float clip, double rho,
-                             float momentum, float epsilon, bool centered) {
+                             py::handle scale, py::handle decay, py::handle lr_, float clip,
+                             double rho, float momentum, float epsilon, bool centered) {
     const Arguments a("rmsprop_update");
+    const Number<float> lr(a, lr_, "lr");
     // The list of states is v, m, a without those that are not in use.
     auto p = parameters(a, w, g, states, scale, decay, 1 + (momentum > 0) + centered);
     if (centered && !(momentum > 0)) {
       for (Parameter& each : p.each) std::swap(each.state[1], each.state[2]);
     }
-    run([&] { rmsprop_update(p.data(), p.count(), {lr, clip}, rho, momentum, epsilon, centered); });
+    run([=, each = p.each] {
+      rmsprop_update(each.data(), each.size(), {lr(), clip}, rho, momentum, epsilon, centered);
+    });
   });
-  m.def(
-      "adam_update", [](const py::list& w, const py::list& g, const py::list& states,
-                        py::handle scale, py::handle decay, float lr, float clip, py::handle step_,
-                        double beta_1, double beta_2, float epsilon, bool amsgrad) {
-        const Arguments a("adam_update");
-        const auto step = a.in<int64_t>(step_, "step", -1);
-        TG_CHECK(step.ndim <= 1 && step.size == 1, a.op,
-                 "expected step to be one number, got shape ", shape_text(step.shape, step.ndim));
-        TG_CHECK(border.cuda || step.data[0] >= 0, a.op, "expected step >= 0, got ", step.data[0]);
-        const auto p = parameters(a, w, g, states, scale, decay, 2 + amsgrad);
-        run([&] {
-          adam_update(p.data(), p.count(), {lr, clip}, step.data, beta_1, beta_2, epsilon, amsgrad);
-        });
-      });
+  m.def("adam_update", [](const py::list& w, const py::list& g, const py::list& states,
+                          py::handle scale, py::handle decay, py::handle lr_, float clip,
+                          py::handle step_, double beta_1, double beta_2, float epsilon,
+                          bool amsgrad) {
+    const Arguments a("adam_update");
+    const Number<float> lr(a, lr_, "lr");
+    const auto step = a.in<int64_t>(step_, "step", -1);
+    TG_CHECK(step.ndim <= 1 && step.size == 1, a.op, "expected step to be one number, got shape ",
+             shape_text(step.shape, step.ndim));
+    TG_CHECK(border.cuda || step.data[0] >= 0, a.op, "expected step >= 0, got ", step.data[0]);
+    const auto p = parameters(a, w, g, states, scale, decay, 2 + amsgrad);
+    run([=, each = p.each] {
+      adam_update(each.data(), each.size(), {lr(), clip}, step.data, beta_1, beta_2, epsilon,
+                  amsgrad);
+    });
+  });
   m.def("gradient_square_sums", [](py::handle out_, const py::list& g_) {
     const Arguments a("gradient_square_sums");
     const py::tuple g(g_);  // keeps the arrays alive
@@ -100,7 +108,7 @@ void bind_optim(py::module_& m) {
       data.push_back(v.data);
       size.push_back(v.size);
     }
-    run([&] { gradient_square_sums(out.data, data.data(), size.data(), g.size()); });
+    run([=] { gradient_square_sums(out.data, data.data(), size.data(), size.size()); });
   });
 }
 

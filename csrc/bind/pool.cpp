@@ -27,7 +27,7 @@ void bind_pool(py::module_& m) {
           with_index(p, [&](auto type) {
             const auto index = a.out<decltype(type)>(index_, "index", 4);
             a.expect_same(index, "index", y);
-            run([&] { max_pool2d_forward(y.data, index.data, x.data, s); });
+            run([=] { max_pool2d_forward(y.data, index.data, x.data, s); });
           });
         });
   m.def("max_pool2d_backward_dx",
@@ -41,7 +41,7 @@ void bind_pool(py::module_& m) {
           with_index(p, [&](auto type) {
             const auto index = a.in<decltype(type)>(index_, "index", 4);
             a.expect_same(index, "index", dy);
-            run([&] { max_pool2d_backward_dx(dx.data, dy.data, index.data, s); });
+            run([=] { max_pool2d_backward_dx(dx.data, dy.data, index.data, s); });
           });
         });
   m.def("avg_pool2d_forward",
@@ -51,7 +51,7 @@ void bind_pool(py::module_& m) {
           const auto y = a.out<float>(y_, "y", 4);
           const auto x = a.in<float>(x_, "x", 4);
           const auto s = pool2d_shape(a, x, y, {kh, kw, stride_h, stride_w, pad_top, pad_left});
-          run([&] { avg_pool2d_forward(y.data, x.data, s); });
+          run([=] { avg_pool2d_forward(y.data, x.data, s); });
         });
   m.def("avg_pool2d_backward_dx",
         [](py::handle dx_, py::handle dy_, int64_t kh, int64_t kw, int64_t stride_h,
@@ -60,7 +60,7 @@ void bind_pool(py::module_& m) {
           const auto dx = a.out<float>(dx_, "dx", 4);
           const auto dy = a.in<float>(dy_, "dy", 4);
           const auto s = pool2d_shape(a, dx, dy, {kh, kw, stride_h, stride_w, pad_top, pad_left});
-          run([&] { avg_pool2d_backward_dx(dx.data, dy.data, s); });
+          run([=] { avg_pool2d_backward_dx(dx.data, dy.data, s); });
         });
   m.def("global_avg_pool2d_forward", [](py::handle y_, py::handle x_) {
     const Arguments a("global_avg_pool2d_forward");
@@ -69,14 +69,14 @@ void bind_pool(py::module_& m) {
     TG_CHECK(x[1] > 0, a.op, "expected at least one row to average, got shape ",
              shape_text(x.shape, 3));
     a.expect(y, "y", {x[0], x[2]});
-    run([&] { global_avg_pool2d_forward(y.data, x.data, x[0], x[1], x[2]); });
+    run([=] { global_avg_pool2d_forward(y.data, x.data, x[0], x[1], x[2]); });
   });
   m.def("global_avg_pool2d_backward_dx", [](py::handle dx_, py::handle dy_) {
     const Arguments a("global_avg_pool2d_backward_dx");
     const auto dx = a.out<float>(dx_, "dx", 3);
     const auto dy = a.in<float>(dy_, "dy", 2);
     a.expect(dy, "dy", {dx[0], dx[2]});
-    run([&] { global_avg_pool2d_backward_dx(dx.data, dy.data, dx[0], dx[1], dx[2]); });
+    run([=] { global_avg_pool2d_backward_dx(dx.data, dy.data, dx[0], dx[1], dx[2]); });
   });
 }
 

@@ -15,7 +15,7 @@ void rows_forward(const char* op, RowsForward kernel, py::handle y_, py::handle 
   const auto x = a.in<float>(x_, "x", 2);
   TG_CHECK(x[1] > 0, op, "expected at least one column, got shape ", shape_text(x.shape, 2));
   a.expect_same(y, "y", x);
-  run([&] { kernel(y.data, x.data, x[0], x[1]); });
+  run([=] { kernel(y.data, x.data, x[0], x[1]); });
 }
 
 // dx, dy, y (rows, cols)
@@ -28,7 +28,7 @@ void rows_backward(const char* op, RowsBackward kernel, py::handle dx_, py::hand
   TG_CHECK(y[1] > 0, op, "expected at least one column, got shape ", shape_text(y.shape, 2));
   a.expect_same(dx, "dx", y);
   a.expect_same(dy, "dy", y);
-  run([&] { kernel(dx.data, dy.data, y.data, y[0], y[1]); });
+  run([=] { kernel(dx.data, dy.data, y.data, y[0], y[1]); });
 }
 
 // Target is int32_t for labels (rows) and float for distributions (rows, cols).
@@ -60,7 +60,7 @@ void cross_entropy_forward(const char* op, Kernel kernel, py::handle loss_, py::
   a.expect(losses, "losses", {x[0]});
   a.expect_same(p, "p", x);
   if (!weight_.is_none()) a.expect(weight, "weight", {x[0]});
-  run([&] {
+  run([=] {
     kernel(loss.data, losses.data, p.data, x.data, t.data, weight.data, x[0], x[1], scale);
   });
 }
@@ -76,7 +76,7 @@ void cross_entropy_backward(const char* op, Kernel kernel, py::handle dx_, py::h
   TG_CHECK(p[1] > 0, op, "expected at least one class, got shape ", shape_text(p.shape, 2));
   a.expect_same(dx, "dx", p);
   a.expect(dlosses, "dlosses", {p[0]});
-  run([&] { kernel(dx.data, dlosses.data, p.data, t.data, p[0], p[1]); });
+  run([=] { kernel(dx.data, dlosses.data, p.data, t.data, p[0], p[1]); });
 }
 
 }  // namespace

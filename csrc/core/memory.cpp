@@ -57,13 +57,28 @@ Pool& pool() {
 }
 
 // Stands in front of each block, one alignment unit.
-int& header(void* block) { return *reinterpret_cast<int*>(static_cast<char*>(block) - alignment); }
+struct Header {
+  int size_class;
+  bool set_apart;  // in an arena
+  bool in_use;     // of a block set apart
+};
 
-}  // namespace
+Header& header(void* block) {
+  return *reinterpret_cast<Header*>(static_cast<char*>(block) - alignment);
+}
 
-void* pool_take(size_t bytes) {
-  if (bytes > size_t{1} << 44) throw std::bad_alloc();
-  const int c = class_of(bytes);
+thread_local Arena* arena = nullptr;  // that this thread takes from, if any
+
+void give_to_pool(void* block) noexcept {
+  const int c = header(block).size_class;
+  FreeBlock*& first = pool().free[c];
+  ASAN_UNPOISON_MEMORY_REGION(block, sizeof(FreeBlock));
+  first = new (block) FreeBlock{first};
+  ASAN_POISON_MEMORY_REGION(block, class_bytes(c));
+}
+
+// A block of class c with at least `bytes` usable, new or from the pool.
+void* take_from_pool(int c, [[maybe_unused]] size_t bytes) {
   {
     std::lock_guard<std::mutex> lock(pool().mutex);
     FreeBlock*& first = pool().free[c];
@@ -73,18 +88,62 @@ void* pool_take(size_t bytes) {
     }
   }
   void* block = static_cast<char*>(allocate(class_bytes(c) + alignment)) + alignment;
-  header(block) = c;
+  header(block) = {c, false, false};
   ASAN_POISON_MEMORY_REGION(static_cast<char*>(block) + bytes, class_bytes(c) - bytes);
+  return block;
+}
+
+}  // namespace
+
+void* pool_take(size_t bytes) {
+  if (bytes > size_t{1} << 44) throw std::bad_alloc();
+  const int c = class_of(bytes);
+  if (arena == nullptr) return take_from_pool(c, bytes);
+  {
+    std::lock_guard<std::mutex> lock(pool().mutex);
+    for (void* block : arena->blocks_) {
+      Header& h = header(block);
+      if (h.size_class == c && !h.in_use) {
+        h.in_use = true;
+        return block;
+      }
+    }
+    arena->blocks_.reserve(arena->blocks_.size() + 1);
+  }
+  void* block = take_from_pool(c, bytes);
+  // a block serves arrays of several sizes, again at each replay
+  ASAN_UNPOISON_MEMORY_REGION(block, class_bytes(c));
+  header(block).set_apart = header(block).in_use = true;
+  arena->blocks_.push_back(block);
   return block;
 }
 
 void pool_give(void* block) noexcept {
   std::lock_guard<std::mutex> lock(pool().mutex);
-  const int c = header(block);
-  FreeBlock*& first = pool().free[c];
-  ASAN_UNPOISON_MEMORY_REGION(block, sizeof(FreeBlock));
-  first = new (block) FreeBlock{first};
-  ASAN_POISON_MEMORY_REGION(block, class_bytes(c));
+  if (header(block).set_apart) {
+    header(block).in_use = false;
+  } else {
+    give_to_pool(block);
+  }
+}
+
+Arena::~Arena() {
+  std::lock_guard<std::mutex> lock(pool().mutex);
+  for (void* block : blocks_) {
+    header(block).set_apart = false;
+    if (!header(block).in_use) give_to_pool(block);
+  }
+}
+
+void Arena::enter() noexcept { arena = this; }
+
+void Arena::leave() noexcept { arena = nullptr; }
+
+bool Arena::owns(const void* p) const {
+  return std::any_of(blocks_.begin(), blocks_.end(), [p](void* block) {
+    const char* begin = static_cast<const char*>(block);
+    return begin <= p && p < begin + class_bytes(header(block).size_class);
+  });
 }
 
 size_t pool_trim() noexcept {

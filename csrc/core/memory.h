@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace tilegrad {
 
@@ -16,6 +17,26 @@ void pool_give(void* block) noexcept;
 
 // Frees the blocks that nobody uses; returns how many bytes that was.
 size_t pool_trim() noexcept;
+
+// Blocks set apart for a recorded plan (plan.h), which writes to them again at every replay: those
+// that are given back go to the arena's next taker, and to the pool when the arena is gone.
+class Arena {
+ public:
+  Arena() = default;
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  ~Arena();
+
+  // Between the two this thread's pool_take serves from here.
+  void enter() noexcept;
+  void leave() noexcept;
+
+  bool owns(const void* p) const;  // whether p lies in one of its blocks
+
+ private:
+  friend void* pool_take(size_t bytes);
+  std::vector<void*> blocks_;
+};
 
 // 64-byte aligned scratch of this thread in the memory of the module's kernels, valid until its next
 // call; grows, never shrinks.

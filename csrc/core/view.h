@@ -5,6 +5,7 @@
 
 #include "border.h"
 #include "cuda_array.h"
+#include "plan.h"
 
 namespace tilegrad {
 
@@ -74,6 +75,7 @@ class Arguments {
     const View<T> v = border.numpy && (!border.cuda || py::isinstance<py::array>(h))
                           ? numpy_view<T>(h, name, ndim)
                           : cuda_view<T>(h, name, ndim);
+    if (Plan* plan = recording()) plan->keep(h, v.data);
     if (border.observer) {
       border.observer->array(v.data, v.size * static_cast<int64_t>(sizeof(T)), name,
                              !std::is_const_v<T>);

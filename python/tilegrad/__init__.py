@@ -3,6 +3,7 @@
 from . import backend, ops, trace
 from .autograd import is_grad_enabled, no_grad
 from .backend import get_num_threads, set_num_threads
+from .capture import capture
 from .gradcheck import gradcheck
 from .tensor import Tensor, from_dlpack
 
@@ -27,6 +28,7 @@ trace.start_from_environment()
 __all__ = [
     "Tensor",
     "backend",
+    "capture",
     "from_dlpack",
     "get_num_threads",
     "gradcheck",

@@ -14,7 +14,7 @@ import itertools
 import threading
 from collections.abc import Sequence
 
-from . import backend
+from . import backend, recording
 from .tensor import Tensor
 
 _ADD = backend.BINARY["add"]
@@ -71,6 +71,8 @@ def apply(op: Op, *inputs: Tensor | None) -> Tensor:
         arrays.append(t.data)
         needs.append(t.requires_grad)
     op.needs = needs
+    if recording.state.log is not None:
+        recording.state.log.inputs(inputs)
     out = Tensor._wrap(op.forward(backend.get(device), *arrays), device)
     if True in needs and _mode.grad:
         edges = op.edges = []
@@ -101,6 +103,7 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
             )
         seed = k.empty(root.shape, root.dtype)
         seed.fill(1)
+        seed = recording.constant(seed)
     else:
         seed = Tensor._coerce(grad, root.device).data
         if seed.shape != root.shape:
@@ -141,8 +144,11 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
             k.binary_forward(total, leaf.grad.data, g, _ADD)
             g = total
         elif not own:
-            g = g.copy()
+            shared, g = g, k.empty(g.shape, g.dtype)
+            k.activation_forward(g, shared, 0, 0.0)
         leaf.grad = Tensor._wrap(g, leaf.device)
+        if recording.state.log is not None:
+            recording.state.log.leaves[id(leaf)] = leaf
 
 
 def _check_usable(op: Op) -> None:

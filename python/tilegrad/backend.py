@@ -135,7 +135,7 @@ class Backend:
 
     Attributes:
         xp: the array library of its memory: numpy, or cupy.
-        empty: (shape, dtype) -> an uninitialised array.
+        empty, zeros: (shape, dtype) -> a new array, uninitialised or of zeros.
         asarray: (array, dtype=None) -> the array in this memory, C-contiguous and of `dtype`;
             copied only if it must be.
         asynchronous: whether kernels run on while Python goes on, so that to read a number is to
@@ -150,30 +150,41 @@ class Backend:
         self.asynchronous = name in ("cuda", "sim", "simtrace")
         if name == "cuda":
             self.xp = import_cupy()
-            self.empty = _cupy_empty
+            self._empty = _cupy_empty
             self.asarray = _cupy_asarray
             self._scalar = functools.lru_cache(maxsize=256)(self._new_scalar)
         else:
             self.xp = np
-            self.empty = getattr(module, "empty", np.empty)
+            self._empty = getattr(module, "empty", np.empty)
             self.asarray = _numpy_asarray
         self.restore()
 
     def restore(self) -> None:
         """Put the module's own kernels back, after `instrument`."""
-        for kernel in KERNELS:
-            if hasattr(self.module, kernel):
-                setattr(self, kernel, getattr(self.module, kernel))
+        self.install({})
 
     def instrument(self, wrap) -> None:
         """Replace every kernel by ``wrap(self, name, kernel)``; the untraced path costs nothing."""
-        self.restore()
-        for kernel in KERNELS:
-            if kernel in self.__dict__:
-                setattr(self, kernel, wrap(self, kernel, self.__dict__[kernel]))
+        self.install({"trace": wrap})
 
-    def zeros(self, shape, dtype):
-        array = self.empty(shape, dtype)
+    def install(self, wrappers) -> None:
+        """Make each kernel ``wrap(self, name, kernel)``; without wrappers, the module's own.
+
+        Args:
+            wrappers: purpose -> wrap; that for "capture" gets `empty` and `zeros` too.
+        """
+        found = {name: getattr(self.module, name, None) for name in KERNELS}
+        found |= {"empty": self._empty, "zeros": self._zeros}
+        for name, function in found.items():
+            if function is None:
+                continue
+            for purpose, wrap in wrappers.items():
+                if name in KERNELS or purpose == "capture":
+                    function = wrap(self, name, function)
+            setattr(self, name, function)  # at once: other threads may be calling it
+
+    def _zeros(self, shape, dtype):
+        array = self._empty(shape, dtype)
         array.fill(0)
         return array
 
@@ -300,7 +311,7 @@ def numbers(arrays) -> list[float]:
 _loaded: dict[str, Backend] = {}
 _active: dict[str, Backend] = {}
 _default_device: str | None = None  # until asked for: then TILEGRAD_DEVICE, or "cpu"
-_wrapper = None
+_wrappers = {}  # purpose -> wrap
 
 _NO_CUPY = "CuPy is not installed: pip install 'tilegrad[cuda13]' (or [cuda12])"
 _HOW_TO_BUILD = {
@@ -366,8 +377,7 @@ def load(name: str) -> Backend:
         if name == "cuda":
             stream = _loaded[name].xp.cuda.get_current_stream
             _loaded[name].module.set_stream_getter(lambda: stream().ptr)
-        if _wrapper is not None:
-            _loaded[name].instrument(_wrapper)
+        _loaded[name].install(_wrappers)
     return _loaded[name]
 
 
@@ -378,15 +388,12 @@ def _check_environment() -> None:
             raise ValueError(f"{variable}: expected {low} to {high}, got {text!r}")
 
 
-def set_wrapper(wrap) -> None:
+def set_wrapper(wrap, purpose: str = "trace") -> None:
     """Instrument the kernels of every backend, loaded or still to come; None takes that back."""
-    global _wrapper
-    _wrapper = wrap
+    global _wrappers
+    _wrappers = {key: w for key, w in (_wrappers | {purpose: wrap}).items() if w is not None}
     for loaded in _loaded.values():
-        if wrap is None:
-            loaded.restore()
-        else:
-            loaded.instrument(wrap)
+        loaded.install(_wrappers)
 
 
 def _choose_isa() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import backend
+from . import backend, recording
 
 _GPU_MEMORY = ((2,), (13,))  # DLPack's kDLCUDA and kDLCUDAManaged
 
@@ -103,7 +103,9 @@ class Tensor:
         device = device or backend.default_device()
         array = np.asarray(value) if isinstance(value, (float, int)) else value
         if array.dtype.kind in "iub":
-            array = array.astype(backend.get(device).float_dtypes[0])
+            dtype = backend.get(device).float_dtypes[0]
+            given = array is value  # and not made here, of a number
+            array = recording.converted(array, dtype) if given else array.astype(dtype)
         return Tensor(array, device=device)
 
     # -- what it is --------------------------------------------------------------------------------
@@ -143,6 +145,7 @@ class Tensor:
         return f"{name}({body}, shape={self.shape}, dtype={self.dtype}, device={self.device}{grad})"
 
     def __bool__(self) -> bool:
+        recording.refuse("it decides by a tensor (bool)")
         return bool(self.data)
 
     def __float__(self) -> float:
@@ -158,15 +161,18 @@ class Tensor:
         """The one element, as a Python number."""
         if self.size != 1:
             raise ValueError(f"item: expected one element, got shape {self.shape}")
+        recording.refuse("it reads a number of a tensor (item, float, int)")
         return self.data.item()
 
     # -- in and out --------------------------------------------------------------------------------
 
     def numpy(self) -> np.ndarray:
         """The data as a NumPy array that shares the memory; a copy of what is on a GPU."""
+        recording.refuse("it reads a tensor (numpy)")
         return backend.to_numpy(self.data)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        recording.refuse("it reads a tensor (NumPy's functions)")
         data = self.data
         if not isinstance(data, np.ndarray):
             if copy is False:
@@ -192,6 +198,7 @@ class Tensor:
     def __dlpack__(self, **options):
         """The data as a DLPack capsule; on "cuda" CuPy makes the reader's `stream` wait for it."""
         self._check_exportable("__dlpack__")
+        recording.refuse("it reads a tensor (DLPack)")
         return self.data.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -238,12 +245,14 @@ class Tensor:
         if not np.can_cast(source.dtype, self.dtype, "same_kind"):
             raise TypeError(f"assign: expected {self.dtype} or what fits it, got {source.dtype}")
         self._check_writable("assign")
+        recording.refuse("it assigns to a tensor outside an optimizer")
         backend.copy_into(self.data, source)
         self._version[0] += 1
         return self
 
     def __setitem__(self, index, value) -> None:
         self._check_writable("item assignment")
+        recording.refuse("it assigns to a tensor outside an optimizer")
         value = value.data if isinstance(value, Tensor) else value
         if backend.on_gpu(value) or not isinstance(self.data, np.ndarray):
             value = backend.get(self.device).asarray(value)

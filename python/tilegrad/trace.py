@@ -169,9 +169,10 @@ def record():
 def set_level(level: int) -> None:
     """The level of `TILEGRAD_DEBUG`, 0 to 4; each includes those below.
 
-    1 prints backend, instruction set and threads; 2 prints a line per kernel: shapes, ms, GFLOP/s,
-    GB/s and the share of this machine's measured peak; 3 adds tile and algorithm choices; 4 checks
-    every kernel's outputs and raises FloatingPointError where finite inputs gave a NaN.
+    1 prints backend, instruction set, threads, and which steps are captured; 2 prints a line per
+    kernel: shapes, ms, GFLOP/s, GB/s and the share of this machine's measured peak; 3 adds tile and
+    algorithm choices; 4 checks every kernel's outputs and raises FloatingPointError where finite
+    inputs gave a NaN.
     """
     global _level
     if level not in range(5):
@@ -186,9 +187,14 @@ def set_level(level: int) -> None:
     _install()
 
 
+def is_active() -> bool:
+    """Whether each kernel call is looked at; captured steps run eagerly then."""
+    return _level >= 2 or bool(_recorders)
+
+
 def _install() -> None:
     """Wrap or unwrap the kernels of every backend that is or will be loaded."""
-    backend.set_wrapper(_traced if _level >= 2 or _recorders else None)
+    backend.set_wrapper(_traced if is_active() else None)
 
 
 def _traced(owner: backend.Backend, name: str, kernel):

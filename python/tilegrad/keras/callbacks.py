@@ -186,6 +186,10 @@ class CallbackList(Callback):
             type(c).__module__ != __name__ or c._wants_logs(hook) for c in self._hearers[hook]
         )
 
+    def listens(self, hook) -> bool:
+        """Whether a callback overrides this batch hook."""
+        return bool(self._listeners[hook])
+
     def _batch(self, hook, batch, logs):
         listeners = self._listeners[hook]
         if listeners:

@@ -12,7 +12,7 @@ import warnings
 
 import numpy as np
 
-from .. import backend, ops
+from .. import backend, ops, recording
 from ..tensor import Tensor
 from .config import epsilon
 from .identifiers import Registry
@@ -25,7 +25,7 @@ _FUSED_REDUCTIONS = {"sum_over_batch_size": "mean", "mean": "mean", "sum": "sum"
 _FUSED_REDUCTIONS |= {"none": "none", None: "none"}
 
 
-class Loss:
+class Loss(recording.Watched):
     """Base: a subclass has ``call(y_true, y_pred)`` that gives a loss per sample, or per element.
 
     Args:
@@ -58,6 +58,7 @@ class Loss:
             y_pred: predictions.
             sample_weight: factors that broadcast to the losses, one per sample as a rule.
         """
+        recording.guard(self, "edits")
         y_pred = _prediction(y_pred)
         return _reduce(self.call(y_true, y_pred), sample_weight, self.reduction)
 
@@ -91,6 +92,7 @@ class LossFunctionWrapper(Loss):
         self._fn_kwargs = kwargs
 
     def __call__(self, y_true, y_pred, sample_weight=None):
+        recording.guard(self, "edits")
         y_pred = _prediction(y_pred)
         fused = _FUSED.get(self.fn)
         if fused is not None:
@@ -384,8 +386,9 @@ def squared_hinge(y_true, y_pred):
 def categorical_hinge(y_true, y_pred):
     """max(max((1 - t) p) - sum t p + 1, 0) over the last axis."""
     y_true, y_pred = _pair(y_true, y_pred)
+    y_true = _beside(y_true, y_pred)
     positive = ops.sum(y_pred * y_true, -1)
-    negative = ops.max(y_pred * (1 - y_true), -1)
+    negative = ops.max(y_pred * (1.0 - y_true), -1)
     return ops.relu(negative - positive + 1.0)
 
 
@@ -421,12 +424,11 @@ def binary_crossentropy(y_true, y_pred, from_logits=False, label_smoothing=0.0, 
             f"binary_crossentropy: expected y_true of y_pred's shape {y_pred.shape}, "
             f"got {y_true.shape}"
         )
-    if label_smoothing:
-        y_true = y_true * (1 - label_smoothing) + 0.5 * label_smoothing
+    y_true = _smooth(_beside(y_true, y_pred), label_smoothing, 2)
     if from_logits:
         return ops.mean(ops.softplus(y_pred) - y_pred * y_true, axis)
     p = ops.clip(y_pred, epsilon(), 1 - epsilon())
-    return -ops.mean(ops.log(p) * y_true + ops.log(1.0 - p) * (1 - y_true), axis)
+    return -ops.mean(ops.log(p) * y_true + ops.log(1.0 - p) * (1.0 - y_true), axis)
 
 
 def categorical_crossentropy(y_true, y_pred, from_logits=False, label_smoothing=0.0, axis=-1):
@@ -446,7 +448,7 @@ def categorical_crossentropy(y_true, y_pred, from_logits=False, label_smoothing=
             SyntaxWarning,
             stacklevel=2,
         )
-    y_true = _smooth(y_true, label_smoothing)
+    y_true = _smooth(_beside(y_true, y_pred), label_smoothing, y_true.shape[-1])
     logits = _logits(y_pred, from_logits, axis)
     if logits is not None and axis == y_pred.ndim - 1:
         rows, losses_shape = _rows(logits)
@@ -508,17 +510,18 @@ def _fused_dense(
     if logits is None or mode is None:
         return None
     weight = _fused_weight(sample_weight, logits)
-    target = as_array(y_true).astype(np.float32, copy=False)
+    target = recording.converted(as_array(y_true), np.float32)
     if weight is False or target.shape != y_pred.shape:
         return None
-    return ops.softmax_cross_entropy(logits, _smooth(target, label_smoothing), weight, mode)
+    target = _smooth(_beside(target, logits), label_smoothing, target.shape[1])
+    return ops.softmax_cross_entropy(logits, target, weight, mode)
 
 
 def _fused_weight(sample_weight, logits):
     """Weights of one per row, None for none, False for another shape."""
     if sample_weight is None:
         return None
-    weight = as_array(sample_weight, "sample_weight").astype(np.float32, copy=False)
+    weight = recording.converted(as_array(sample_weight, "sample_weight"), np.float32)
     if weight.shape == (len(logits), 1):
         weight = weight.reshape(-1)
     return weight if weight.shape == (len(logits),) else False
@@ -538,7 +541,12 @@ def _prediction(y_pred) -> Tensor:
 def _arrays(y_true, y_pred):
     """Targets as an array of the predictions' dtype, predictions as a tensor."""
     y_pred = _prediction(y_pred)
-    return as_array(y_true).astype(y_pred.dtype, copy=False), y_pred
+    return recording.converted(as_array(y_true), y_pred.dtype), y_pred
+
+
+def _beside(array, like: Tensor) -> Tensor:
+    """A tensor round an array of targets, on the device of the predictions."""
+    return Tensor._wrap(backend.get(like.device).asarray(array), like.device)
 
 
 def _pair(y_true, y_pred):
@@ -550,7 +558,7 @@ def _reduce(values: Tensor, sample_weight, reduction) -> Tensor:
     values = _prediction(values)
     weight = None
     if sample_weight is not None:
-        weight = as_array(sample_weight, "sample_weight").astype(values.dtype, copy=False)
+        weight = recording.converted(as_array(sample_weight, "sample_weight"), values.dtype)
         weight, values = match(weight, values, "sample_weight")
         values = values * weight
     if reduction in (None, "none") or values.shape in ((), (0,)):
@@ -624,9 +632,9 @@ def _shaped(losses, shape):
     return losses if shape is None else ops.reshape(losses, shape)
 
 
-def _smooth(y_true, amount):
+def _smooth(y_true: Tensor, amount, classes) -> Tensor:
     """Targets moved by `amount` towards the uniform distribution."""
-    return y_true * (1 - amount) + amount / y_true.shape[-1] if amount else y_true
+    return y_true * (1 - amount) + amount / classes if amount else y_true
 
 
 def _smoothing(amount):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from .. import ops
+from .. import ops, recording
 from .identifiers import Registry
 
 
-class Regularizer:
+class Regularizer(recording.Watched):
     """Base: ``__call__(x)`` gives a scalar tensor; ``get_config`` what to save."""
 
     def __call__(self, x):
@@ -38,6 +38,7 @@ class L1L2(Regularizer):
         self.l2 = _factor("l2", l2)
 
     def __call__(self, x):
+        recording.guard(self, "edits")
         penalties = []
         if self.l1:
             penalties.append(self.l1 * ops.sum(ops.absolute(x)))

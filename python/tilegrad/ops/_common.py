@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 
-from .. import backend
+from .. import backend, recording
 from ..tensor import Tensor
 
 
@@ -39,6 +39,8 @@ def tensors(*values):
             dtype = t.data.dtype
         elif t.data.dtype != dtype and t is not v:
             t = Tensor._wrap(t.data.astype(dtype), t.device)
+        if type(v) in (int, float, bool):
+            t.data = recording.constant(t.data)
         out.append(t)
     return out
 

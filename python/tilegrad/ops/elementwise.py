@@ -597,7 +597,7 @@ def stack(xs, axis: int = 0):
 class Dropout(Op):
     """The mask is a pure function of the seed and the position, so backward makes it again."""
 
-    def __init__(self, rate: float, seed: int):
+    def __init__(self, rate: float, seed):
         self.rate = rate
         self.seed = seed
 
@@ -632,7 +632,8 @@ def dropout(x, rate: float, seed: int):
     rate = float(rate)
     if not 0 <= rate < 1:
         raise ValueError(f"dropout: expected 0 <= rate < 1, got {rate}")
-    seed = operator.index(seed)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"dropout: expected 0 <= seed < 2**64, got {seed}")
+    if not isinstance(seed, np.ndarray):  # an array is read when a captured step is replayed
+        seed = operator.index(seed)
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"dropout: expected 0 <= seed < 2**64, got {seed}")
     return apply(Dropout(rate, seed), *tensors(x))

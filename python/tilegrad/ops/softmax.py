@@ -7,7 +7,7 @@ import operator
 
 import numpy as np
 
-from .. import backend
+from .. import backend, recording
 from ..autograd import Op, apply
 from ..tensor import Tensor
 from ._common import tensors
@@ -102,8 +102,10 @@ class SoftmaxCrossEntropy(Op):
         form = "sparse" if self.sparse else "dense"
         kernel = getattr(k, f"softmax_cross_entropy_{form}_forward")
         kernel(loss, losses, p, x, self.labels, self.weight, self.scale)
-        if not k.asynchronous and self.sparse and math.isnan(loss[0]):
-            _check_labels(self.labels, x.shape[1])
+        if self.sparse and not k.asynchronous:
+            recording.stop_if_nan(loss)
+            if math.isnan(loss[0]):
+                _check_labels(self.labels, x.shape[1])
         self.save(p)
         if self.reduction == "none":
             return losses if self.weight is None else _product(k, losses, self.weight)
@@ -114,12 +116,7 @@ class SoftmaxCrossEntropy(Op):
         dlosses = dy
         if dy.ndim == 0:
             dlosses = k.empty((len(p),), p.dtype)
-            if k.asynchronous:
-                k.reduce_sum_backward_dx(
-                    dlosses.reshape(1, len(p), 1), dy.reshape(1, 1), self.scale
-                )
-            else:
-                dlosses.fill(dy.item() * self.scale)
+            k.reduce_sum_backward_dx(dlosses.reshape(1, len(p), 1), dy.reshape(1, 1), self.scale)
         if self.weight is not None:
             dlosses = _product(k, dlosses, self.weight)
         dx = k.empty(p.shape, p.dtype)
@@ -187,9 +184,9 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, reduction: str = "
         early = k.asynchronous and isinstance(labels, np.ndarray)
         if early or not np.can_cast(labels.dtype, np.int32):  # what would wrap is found first
             _check_labels(labels, classes)
-        labels = k.asarray(labels, np.int32)
+        labels = recording.converted(k.asarray(labels), np.int32)
     elif labels.dtype.kind == "f" and labels.shape == (n, classes):
-        labels = k.asarray(labels, logits.dtype)
+        labels = recording.converted(k.asarray(labels), logits.dtype)
     else:
         raise ValueError(
             f"softmax_cross_entropy: expected integer labels of shape ({n},) or floating-point "
@@ -201,5 +198,5 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, reduction: str = "
             raise ValueError(
                 f"softmax_cross_entropy: expected sample_weight of shape ({n},), got {weight.shape}"
             )
-        sample_weight = k.asarray(weight.data, logits.dtype)
+        sample_weight = recording.converted(k.asarray(weight.data), logits.dtype)
     return apply(SoftmaxCrossEntropy(labels, sample_weight, reduction), logits)

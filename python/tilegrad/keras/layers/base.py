@@ -17,12 +17,12 @@ import weakref
 
 import numpy as np
 
-from ... import backend
+from ... import backend, recording
 from ...autograd import no_grad
+from ...interrupts import uninterrupted
 from ...tensor import Tensor
 from .. import activations, initializers, regularizers
 from ..naming import auto_name
-from ..utils.interrupts import uninterrupted
 from ..variable import Variable
 from . import deferred
 
@@ -130,7 +130,7 @@ class KerasTensor:
         return f"<KerasTensor shape={self.shape}, dtype={self.dtype}, name={self.name}>"
 
 
-class Layer:
+class Layer(recording.Watched):
     """Base of all layers and models.
 
     A subclass makes its weights in ``build(self, input_shape)`` with `add_weight` (or holds other
@@ -256,6 +256,7 @@ class Layer:
             inputs = _in_float32(inputs)
         if self._accepts_training:
             kwargs["training"] = training
+        recording.guard(self, "edits")
         stack.append((self, training))
         try:
             outputs = self.call(inputs, *args, **kwargs)
@@ -712,7 +713,7 @@ def _as_tensors(x):
     if isinstance(x, (list, tuple)) and any(_is_array(item) for item in x):
         return type(x)([_as_tensors(item) for item in x])
     array = backend.as_array(x)
-    return Tensor(array.astype(np.float32) if array.dtype.kind == "f" else x)
+    return Tensor(array.astype(np.float32, copy=False) if array.dtype.kind == "f" else x)
 
 
 def _in_float32(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ... import ops
+from ... import ops, recording
 from ...tensor import Tensor
 from ..random import SeedGenerator
 from .base import Layer
@@ -50,7 +50,7 @@ class Dropout(Layer):
             return inputs
         if self.rate == 1:
             return inputs * 0.0
-        seed = self.seed_generator.next()
+        seed = recording.live(self.seed_generator.next, np.uint64)
         if self.noise_shape is None:
             return ops.dropout(inputs, self.rate, seed)
         if len(self.noise_shape) != inputs.ndim:

@@ -159,10 +159,12 @@ class ArrayAdapter:
     """Arrays in memory, gathered batch by batch.
 
     Attributes:
+        place: says where x of a batch of so many rows shall lie; None: in an array of its own.
         unchecked: the targets, if they are on a GPU, where the loss does not look at their values.
     """
 
     unchecked = None
+    place = None
 
     def __init__(self, x, y=None, sample_weight=None, batch_size=None, steps=None, shuffle=False):
         x, y = as_arrays(x, "x"), map_structure(_compact_labels, as_arrays(y, "y"))
@@ -202,12 +204,17 @@ class ArrayAdapter:
         """The given rows of every column, in arrays from the backend's pool."""
         k = backend.get(backend.default_device())
 
+        place = None if self.place is None else self.place(len(rows))
+
         def take(array):
+            nonlocal place
             if not isinstance(array, np.ndarray):
                 return array.take(k.asarray(rows), axis=0)
             if k.xp is not np:
                 return array.take(rows, axis=0)
-            out = k.empty((len(rows), *array.shape[1:]), array.dtype)
+            out, place = place, None
+            if out is None or (out.shape[1:], out.dtype) != (array.shape[1:], array.dtype):
+                out = k.empty((len(rows), *array.shape[1:]), array.dtype)
             # Rows are valid by construction; "clip" spares NumPy a buffered copy.
             return array.take(rows, axis=0, out=out, mode="clip")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ... import backend, ops
+from ... import backend, ops, recording
 from ...tensor import Tensor
 from .. import layers as layers_module
 from ..layers import InputLayer, KerasTensor, Layer
@@ -160,9 +160,12 @@ class Sequential(Model):
                     f"{self._label()}: expected input of shape {expected}, got {shape}"
                 )
         if x.dtype.kind in "iub" and self._layers[0].dtype == "float32":
-            k = backend.get(x.device)
-            floats = k.empty(shape, _FLOAT32)
-            k.xp.copyto(floats, x.data.reshape(shape), casting="unsafe")
+            if recording.state.log is not None:
+                floats = recording.converted(x.data.reshape(shape), _FLOAT32)
+            else:
+                k = backend.get(x.device)
+                floats = k.empty(shape, _FLOAT32)  # pooled memory
+                k.xp.copyto(floats, x.data.reshape(shape), casting="unsafe")
             return Tensor._wrap(floats, x.device)
         return x if shape == x.shape else ops.reshape(x, shape)
 

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from ... import backend
+from ... import backend, recording
 from ...autograd import no_grad
 from ...tensor import Tensor
 from .. import metrics as metrics_module
@@ -15,6 +15,7 @@ from .. import optimizers
 from ..callbacks import CallbackList, pythonify_logs
 from ..saving.training import Run
 from ..utils.dataset import unpack_x_y_sample_weight
+from .captured import StepCapture
 from .compile_utils import CompileLoss, CompileMetrics
 from .data_adapter import (
     EpochIterator,
@@ -40,6 +41,16 @@ class _Plan:
         self.layers = model._flatten_layers()
         self.regularized = [v for v in self.variables if v.regularizer is not None]
         self.own_metrics = model._own_metrics()
+        self.update = model._update_weights
+        # Whether nobody else sees x, so that the next batch may overwrite it.
+        self.owns_batches = False
+        if model._captured is not None:
+            model._captured.check(model)
+            self.update = model._captured
+            self.owns_batches = all(
+                getattr(type(model), name) is getattr(Trainer, name)
+                for name in ("train_step", "compute_loss", "compute_metrics")
+            )
         # Whether a step may leave metrics unread, since reading them would wait for the GPU.
         self.may_be_quiet = backend.default_device() == "cuda" and not any(
             getattr(type(model), name) is not getattr(Trainer, name)
@@ -50,6 +61,11 @@ class _Plan:
     def listen(self, callbacks, hook) -> None:
         """Set `quiet` for the coming step, after which `callbacks` run `hook`."""
         self.quiet = self.may_be_quiet and not callbacks.wants_logs(hook)
+
+    def place_for(self, callbacks):
+        """Where batches shall lie, for the adapter. Not if others run between it and the step."""
+        quiet = not callbacks.listens("on_train_batch_begin")
+        return self.update.place if self.owns_batches and quiet else None
 
 
 class Trainer:
@@ -63,10 +79,14 @@ class Trainer:
     history = None
     loss = None
     run_eagerly = False
-    jit_compile = False
+    jit_compile = "auto"
     steps_per_execution = 1
+    unwatched = frozenset({"_plan", "_run", "_captured", "history"}) | {
+        f"stop_{what}" for what in ("training", "evaluating", "predicting")
+    }
     _plan = None
     _run = None
+    _captured = None
     _compile_loss = None
     _compile_metrics = None
     _loss_tracker = None
@@ -98,7 +118,12 @@ class Trainer:
             weighted_metrics: the same, with sample weights.
             run_eagerly: every model runs eagerly; kept as an attribute.
             steps_per_execution: batches between two calls of the batch callbacks.
-            jit_compile: there is no graph compiler; True warns.
+            jit_compile: whether the training step is captured: its first calls are recorded, later
+                ones replay the kernels without Python between them (see `tilegrad.capture`), with
+                the same bits. "auto": if all of the step is tilegrad's own code, which computes
+                nothing but tensors. True: also layers, models and losses of yours, whose Python is
+                then run while recording only; a warning says what cannot be captured. False: never.
+                `capture_report` tells what became of it.
             auto_scale_loss: concerns 16-bit floats only, which the layers do not compute in.
 
         Raises:
@@ -117,14 +142,14 @@ class Trainer:
         compile_metrics = None
         if metrics is not None or weighted_metrics is not None:
             compile_metrics = CompileMetrics(metrics, weighted_metrics)
-        if jit_compile is True:
-            warnings.warn(
-                "compile: there is no graph compiler, jit_compile=True has no effect", stacklevel=2
+        if jit_compile not in (True, False, "auto"):
+            raise ValueError(
+                f'compile: expected jit_compile to be True, False or "auto", got {jit_compile!r}'
             )
         self.optimizer = optimizer
         self.loss = loss
         self.run_eagerly = run_eagerly
-        self.jit_compile = False
+        self.jit_compile = jit_compile
         self.steps_per_execution = steps_per_execution
         self.stop_training = False
         self._compile_loss = compile_loss
@@ -140,8 +165,25 @@ class Trainer:
             weighted_metrics=weighted_metrics,
             run_eagerly=run_eagerly,
             steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
         )
+        self._captured = StepCapture(self, jit_compile)
         self.compiled = True
+
+    def capture_report(self) -> list[str]:
+        """A line per set of batch shapes: how many calls its captured step has, or why none.
+
+        >>> import numpy as np
+        >>> from tilegrad import keras
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> x = np.zeros((12, 2), "float32")
+        >>> history = model.fit(x, x[:, :1], batch_size=4, verbose=0)
+        >>> model.capture_report()
+        ['(4, 2), (4, 1): captured, 14 calls']
+        """
+        self._assert_compiled("capture_report")
+        return self._captured.report()
 
     def _assert_compiled(self, method):
         if not self.compiled:
@@ -205,12 +247,12 @@ class Trainer:
 
     def _loss_of(self, x, y, y_pred, sample_weight, training):
         if self._loss_takes_training:
-            loss = self.compute_loss(x, y, y_pred, sample_weight, training=training)
-        else:
-            loss = self.compute_loss(x, y, y_pred, sample_weight)
+            return self.compute_loss(x, y, y_pred, sample_weight, training=training)
+        return self.compute_loss(x, y, y_pred, sample_weight)
+
+    def _track_loss(self, loss, x):
         first = x if isinstance(x, (np.ndarray, Tensor)) else flatten(x)[0]
         self._loss_tracker.update_from(loss, len(first))
-        return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update the compiled metrics with a batch and return all running values."""
@@ -251,6 +293,13 @@ class Trainer:
             Dict of values to show.
         """
         x, y, sample_weight = unpack_x_y_sample_weight(data)
+        update = self._update_weights if self._plan is None else self._plan.update
+        loss, y_pred = update(x, y, sample_weight)
+        self._track_loss(loss, x)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def _update_weights(self, x, y, sample_weight):
+        """The part of a training step that is captured: (loss, y_pred)."""
         y_pred = self(x, training=True)
         loss = self._loss_of(x, y, y_pred, sample_weight, True)
         variables = self._step_variables()
@@ -261,14 +310,15 @@ class Trainer:
             self.optimizer.scale_loss(loss).backward()
             self.optimizer.apply([variable.grad for variable in variables], variables)
         else:
-            warnings.warn("the model has no trainable weights", stacklevel=2)
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+            recording.refuse("the model has no trainable weights")
+            warnings.warn("the model has no trainable weights", stacklevel=3)
+        return loss, y_pred
 
     def test_step(self, data):
         """Loss and metrics of one batch."""
         x, y, sample_weight = unpack_x_y_sample_weight(data)
         y_pred = self(x, training=False)
-        self._loss_of(x, y, y_pred, sample_weight, False)
+        self._track_loss(self._loss_of(x, y, y_pred, sample_weight, False), x)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def predict_step(self, data):
@@ -432,16 +482,20 @@ class Trainer:
         """
         group = self.steps_per_execution
         plan = self._begin_pass(iterator)
-        for data in iterator:
-            if done % group == 0:
-                callbacks.on_train_batch_begin(done)
-            plan.listen(callbacks, "on_train_batch_end")
-            logs = self.train_step(data)
-            done += 1
-            if done % group == 0:
-                callbacks.on_train_batch_end(done - 1, logs)
-                if self.stop_training:
-                    break
+        iterator.adapter.place = plan.place_for(callbacks)
+        try:
+            for data in iterator:
+                if done % group == 0:
+                    callbacks.on_train_batch_begin(done)
+                plan.listen(callbacks, "on_train_batch_end")
+                logs = self.train_step(data)
+                done += 1
+                if done % group == 0:
+                    callbacks.on_train_batch_end(done - 1, logs)
+                    if self.stop_training:
+                        break
+        finally:
+            iterator.adapter.place = None
         if done % group:
             callbacks.on_train_batch_end(done - 1, logs)
         return done, self._final_logs(logs)

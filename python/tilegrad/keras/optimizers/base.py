@@ -8,11 +8,11 @@ import warnings
 
 import numpy as np
 
-from ... import backend
+from ... import backend, recording
+from ...interrupts import uninterrupted
 from ...tensor import Tensor
 from .. import initializers
 from ..naming import auto_name
-from ..utils.interrupts import uninterrupted
 from ..variable import Variable
 from . import schedules
 
@@ -36,15 +36,18 @@ class _Scalar(Variable):
 
     def increment(self) -> None:
         data = self.data
+        if isinstance(data, np.ndarray):
+            recording.count(data)
+            return
         data += 1
-        if not isinstance(data, np.ndarray) and getattr(self, "_copied", None) == self._version[0]:
+        if getattr(self, "_copied", None) == self._version[0]:
             self._copy += 1
 
     def move_to(self, device) -> None:
         self.data, self.device = self.to(device).data, device
 
 
-class Optimizer:
+class Optimizer(recording.Watched):
     """Base of all optimizers.
 
     A step multiplies the gradients by 1 / loss_scale_factor, clips them, shrinks the weights by
@@ -69,6 +72,8 @@ class Optimizer:
     Raises:
         ValueError: a bad argument, more than one kind of clipping, an unknown argument.
     """
+
+    unwatched = frozenset(("learning_rate", "_learning_rate", "iterations"))
 
     def __init__(
         self,
@@ -327,6 +332,7 @@ class Optimizer:
             if unknown:
                 raise ValueError(f"{self.name}: built without the variables {', '.join(unknown)}")
             index = [self._index[v] for v in variables]
+        recording.guard(self, "edits")
         with uninterrupted():
             if variables:
                 self._step(variables, arrays, index)
@@ -372,6 +378,7 @@ class Optimizer:
         factor = 1.0 if self.loss_scale_factor is None else 1.0 / self.loss_scale_factor
         sums = None
         if self.gradient_accumulation_steps:
+            recording.refuse("the optimizer accumulates gradients")
             sums = [v.data for v in self._state["gradient_accumulator"]]
             sums = sums if index is None else [sums[i] for i in index]
             for total, g in zip(sums, grads, strict=True):
@@ -383,9 +390,10 @@ class Optimizer:
         scale = self._scales(k, grads, factor)
         decay = self._decay if index is None else self._decay[index]
         clip = self.clipvalue if self.clipvalue else math.inf
-        self.update(k, variables, grads, index, scale, decay, self._rate(), clip)
+        rate = recording.live(self._rate, np.float32)
+        self.update(k, variables, grads, index, scale, decay, rate, clip)
         for v in variables:
-            v._version[0] += 1
+            recording.changed(v)
         for total in sums or ():
             total.fill(0)
 
@@ -396,6 +404,7 @@ class Optimizer:
             scale = self._scale[: len(grads)]
             scale.fill(factor)
             return scale
+        recording.refuse("the optimizer clips gradients by their norm")
         sums = self._square_sums[: len(grads)]
         k.gradient_square_sums(sums, grads)
         sums = backend.to_numpy(sums)  # on a GPU, clipping to a norm waits for it in each step
@@ -418,6 +427,7 @@ class Optimizer:
             rate: the learning rate.
             clip: the largest absolute value of a scaled gradient.
         """
+        recording.refuse(f"{type(self).__name__} updates in Python")
         for variable, g, s, d in zip(variables, grads, scale, decay, strict=True):
             g = k.xp.clip(g * float(s), -clip, clip)
             if d:
@@ -459,6 +469,7 @@ class Optimizer:
         return variable not in variables and not (pattern and pattern.search(variable.name))
 
     def _average(self) -> None:
+        recording.refuse("the optimizer averages weights (use_ema)")
         iterations = int(self.iterations)
         momentum = np.float32(self.ema_momentum if iterations else 0)
         keep, take = float(momentum), float(1 - momentum)

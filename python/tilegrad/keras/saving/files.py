@@ -16,7 +16,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from ... import backend
-from ..utils.interrupts import uninterrupted
+from ...interrupts import uninterrupted
 
 SUFFIX = ".safetensors"
 _FOREIGN = (".weights.h5", ".h5", ".hdf5", ".keras")

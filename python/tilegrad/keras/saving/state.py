@@ -14,10 +14,10 @@ import re
 import warnings
 
 from ... import backend
+from ...interrupts import uninterrupted
 from .. import losses, metrics, optimizers
 from ..layers import InputLayer
 from ..naming import to_snake_case
-from ..utils.interrupts import uninterrupted
 from .files import check_suffix, read, write
 
 FORMAT_VERSION = 1
@@ -289,7 +289,7 @@ def _portable(module, identifier):
 def _compile(model, path, arguments):
     expected = {
         *("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics"),
-        *("run_eagerly", "steps_per_execution"),
+        *("run_eagerly", "steps_per_execution", "jit_compile"),
     }
     if not isinstance(arguments, dict) or not set(arguments) <= expected:
         raise ValueError(f"{path!r}: expected the arguments of compile, got {arguments!r}")

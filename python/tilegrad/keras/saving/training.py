@@ -13,10 +13,10 @@ import numpy as np
 
 from ...autograd import no_grad
 from ...backend import to_numpy
+from ...interrupts import uninterrupted
 from ..metrics import Metric
 from ..random import SeedGenerator
 from ..utils.dataset import unpack_x_y_sample_weight
-from ..utils.interrupts import uninterrupted
 from ..utils.seed import get_random_state, set_random_state
 from .files import read, write
 from .state import assign, check_format, format_metadata, named_weights
