@@ -198,17 +198,21 @@ def examples():
 
 
 @pytest.mark.parametrize("example", list(examples()))
-def test_examples_run(example, monkeypatch, recwarn):
+def test_examples_run(example, monkeypatch, tmp_path, recwarn):
     def few_images():
         rng = np.random.default_rng(0)
         x, y = rng.integers(0, 256, (96, 28, 28), np.uint8), rng.integers(0, 10, 96, np.uint8)
         return (x[:64], y[:64]), (x[64:], y[64:])
 
     monkeypatch.setattr(tilegrad.keras.datasets.mnist, "load_data", few_images)
+    monkeypatch.chdir(tmp_path)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(example, "example", "exec"), {"__name__": "__main__"})
     if "loss.backward" in example:
         assert "[ 1.  -2.   0.5]" in out.getvalue()
+    elif "sim.trace" in example:
+        assert "multiply_tiles" in out.getvalue()
+        assert "multiply_tiles" in (tmp_path / "dense.html").read_text()
     else:
         assert "Test accuracy: 0." in out.getvalue()
