@@ -3,6 +3,7 @@ and line, whose correct kernels must not, and whose memory traffic is known."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
 import json
 import os
@@ -56,24 +57,31 @@ EXPECTED, LINES = _marks()
 BUGS = [case for case in CASES if EXPECTED[case]]
 
 
-def build(folder, source, root=ROOT):
-    """The path of a traced program: `source`, and the simulator of the tree at `root`."""
-    simulator = root / "csrc" / "simt"
+_simulator = {}  # file -> object, the same for every program
+
+
+def build(folder, source, kernels=()):
+    """The path of a traced program: `source`, `kernels` and the simulator."""
     version = subprocess.run([COMPILER, "--version"], capture_output=True, text=True).stdout
     gnu = [] if "clang" in version.lower() else ["-fno-gnu-unique"]
     no_shadow_stack = ["-fcf-protection=none"] if os.uname().machine == "x86_64" else []
-    flags = {
-        source: ["-O1", "-g1", "-fsanitize=thread", *gnu, "-x", "c++"],
-        simulator / "trace.cpp": ["-O1"],
-        simulator / "runtime.cpp": ["-O1", *no_shadow_stack],
-    }
-    target = folder / source.stem
-    objects = []
-    for file, own in flags.items():
-        objects.append(str(folder / f"{file.stem}.o"))
-        _compile(*FLAGS, *own, "-c", str(file), "-o", objects[-1])
-    _compile("-rdynamic", *objects, "-o", str(target), "-ldl", "-pthread")
-    return target
+    traced = ["-O1", "-g1", "-fsanitize=thread", *gnu, "-x", "c++"]
+    simulator = ["-O1", *no_shadow_stack]
+    flags = dict.fromkeys((*kernels, source), traced)
+    flags |= {ROOT / "csrc" / "simt" / name: simulator for name in ("trace.cpp", "runtime.cpp")}
+
+    def compiled(file):
+        target = _simulator.get(file, folder / f"{file.stem}.o")
+        if not target.exists():
+            _compile(*FLAGS, *flags[file], "-c", file, "-o", target)
+        if flags[file] is simulator:
+            _simulator[file] = target
+        return target
+
+    program = folder / source.stem
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        _compile("-rdynamic", *pool.map(compiled, flags), "-o", program, "-ldl", "-pthread")
+    return program
 
 
 def _compile(*arguments):

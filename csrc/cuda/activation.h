@@ -14,15 +14,9 @@ __device__ __forceinline__ float sigmoid(float x) {
   return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
-// x in [-limit, limit]; NaN stays NaN
-__device__ __forceinline__ float within(float x, float limit) {
-  x = x < -limit ? -limit : x;
-  return x > limit ? limit : x;
-}
-
 // exp(-x^2 / 2); the rounding error of the square, which exp would magnify, is put back
 __device__ __forceinline__ float gaussian(float x) {
-  x = within(x, 15.0f);
+  x = clamp(x, -15.0f, 15.0f);
   const float square = x * x;
   const float e = expf(-0.5f * square);
   return fmaf(-0.5f * fmaf(x, x, -square), e, e);
@@ -33,7 +27,7 @@ __device__ __forceinline__ float gaussian(float x) {
 __device__ __forceinline__ float normal_cdf(float x, float density) {
   constexpr float high = 0.707106769f, low = 1.21016175e-8f;  // 1 / sqrt 2 is their sum
   constexpr float inverse_sqrt_pi = 0.564189584f;
-  x = within(x, 15.0f);
+  x = clamp(x, -15.0f, 15.0f);
   const float z = -high * x;
   const float lost = fmaf(-low, x, fmaf(-high, x, -z));
   return fmaf(-inverse_sqrt_pi * lost, density, 0.5f * erfcf(z));
@@ -76,11 +70,11 @@ __device__ __forceinline__ float activation_gradient(float dy, [[maybe_unused]] 
   if constexpr (A == Activation::gelu) {
     // Phi(x) + x phi(x)
     const float density = gaussian(x);
-    return dy * fmaf(inverse_sqrt_2pi * within(x, 15.0f), density, normal_cdf(x, density));
+    return dy * fmaf(inverse_sqrt_2pi * clamp(x, -15.0f, 15.0f), density, normal_cdf(x, density));
   }
   if constexpr (A == Activation::gelu_tanh) {
     // s + x s (1 - s) 2 u', s = sigmoid(2 u), 1 - s = sigmoid(-2 u); beyond 15 the second term is 0
-    const float z = within(x, 15.0f), z2 = z * z;
+    const float z = clamp(x, -15.0f, 15.0f), z2 = z * z;
     const float v = 2.0f * sqrt_2_over_pi * z * fmaf(z2, gelu_cubic, 1.0f);
     const float slope = 2.0f * sqrt_2_over_pi * fmaf(z2, 3.0f * gelu_cubic, 1.0f);
     const float s = sigmoid(v);
@@ -88,7 +82,7 @@ __device__ __forceinline__ float activation_gradient(float dy, [[maybe_unused]] 
   }
   if constexpr (A == Activation::silu) {
     // s (1 + x (1 - s)); beyond 120 the second term is 0
-    const float z = within(x, 120.0f), s = sigmoid(z);
+    const float z = clamp(x, -120.0f, 120.0f), s = sigmoid(z);
     return dy * fmaf(z * s, sigmoid(-z), s);
   }
   if constexpr (A == Activation::softplus) return dy * sigmoid(x);

@@ -207,9 +207,9 @@ __global__ void __launch_bounds__(tile_threads, 2)
 #pragma unroll
     for (int v = 0; v < thread_windows; ++v) {
       if (!present[v] || filter >= s.f) continue;
+      // a relu is the same, and cheaper, after the maximum
 #pragma unroll
-      for (int k = 0; k < thread_filters;
-           ++k) {  // a relu is the same, and cheaper, after the maximum
+      for (int k = 0; k < thread_filters; ++k) {
         place[v][k] = relu & !(best[v][k] > 0.0f) ? closed_window : place[v][k];
         best[v][k] = relu & (best[v][k] < 0.0f) ? 0.0f : best[v][k];  // NaN stays NaN
       }
@@ -342,23 +342,23 @@ __global__ void __launch_bounds__(tile_threads, 2)
   if (tap_block == 0 && warp == 0) to[int64_t{s.taps()} * s.f] = sums[T][lane];
 }
 
-constexpr int combine_lanes = 32;  // that share the parts of one sum
+constexpr int part_lanes = 32;  // that share the parts of one sum
 
 // dw, db = the sums over parts (parts, size + f), in order     dw (size)  db (f) or null
-__global__ void __launch_bounds__(combine_lanes* warp_size)
+__global__ void __launch_bounds__(part_lanes* warp_size)
     conv_pool_combine_parts(float* dw, float* db, const float* parts, int count, int64_t size,
                             int64_t f) {
-  __shared__ float sums[combine_lanes][warp_size];
+  __shared__ float sums[part_lanes][warp_size];
   const int lane = threadIdx.x % warp_size, share = threadIdx.x / warp_size;
   const int64_t at = int64_t{blockIdx.x} * warp_size + lane, step = size + f;
   float sum = 0.0f;
   if (at < step) {
-    for (int part = share; part < count; part += combine_lanes) sum += parts[part * step + at];
+    for (int part = share; part < count; part += part_lanes) sum += parts[part * step + at];
   }
   sums[share][lane] = sum;
   __syncthreads();
   if (share > 0 || at >= step) return;
-  for (int i = 1; i < combine_lanes; ++i) sum += sums[i][lane];
+  for (int i = 1; i < part_lanes; ++i) sum += sums[i][lane];
   if (at < size) {
     dw[at] = sum;
   } else if (db != nullptr) {
@@ -394,8 +394,8 @@ bool cut_tiles(ConvPoolTiles& tiles, const ConvPool2dShape& s, int64_t slots, in
       const auto in_own_banks = [&](int64_t pitch) {
         const int64_t place_step = c.stride_h * pitch % 32;
         if (by_place) return place_step >= 8 && place_step <= 24;
-        return (step_h * pitch - tile_w * step_w) % 32 ==
-               0;  // lines go on where the last one ended
+        // windows of the next line go on in the banks where those of the last one ended
+        return (step_h * pitch - tile_w * step_w) % 32 == 0;
       };
       int64_t pitch = span;
       while (pitch < span + 32 && !in_own_banks(pitch)) ++pitch;
@@ -513,8 +513,7 @@ void combine_parts(float* dw, float* db, const float* parts, int64_t count,
                    const ConvPool2dShape& s) {
   const int64_t size = s.conv.kh * s.conv.kw * s.conv.c * s.conv.f;
   launch(conv_pool_combine_parts, dim3(static_cast<unsigned>(ceil_div(size + s.conv.f, warp_size))),
-         dim3(combine_lanes * warp_size), 0, current_stream(), dw, db, parts, count, size,
-         s.conv.f);
+         dim3(part_lanes * warp_size), 0, current_stream(), dw, db, parts, count, size, s.conv.f);
 }
 
 void backward_of_two(float* dw, float* db, const float* x, const float* dy, const uint8_t* index,
@@ -543,8 +542,7 @@ void launch_forward(float* y, uint8_t* index, const float* x, const float* w, co
                     const ConvPool2dShape& s, const ConvPoolTiles& tiles, bool relu) {
   const Conv2dShape& c = s.conv;
   const Pool2dShape& p = s.pool;
-  const bool packs = c.f % 4 == 0 && reinterpret_cast<uintptr_t>(y) % 16 == 0 &&
-                     reinterpret_cast<uintptr_t>(index) % 4 == 0;
+  const bool packs = c.f % 4 == 0 && aligned_16(y) && reinterpret_cast<uintptr_t>(index) % 4 == 0;
   const bool plain = packs && c.stride_h * c.stride_w * c.dilation_h * c.dilation_w == 1 &&
                      p.kh == 2 && p.kw == 2 && !clips(p);
   const auto is = [&](int64_t kh, int64_t kw, int64_t channels) {

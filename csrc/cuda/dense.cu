@@ -48,11 +48,7 @@ struct Gradient {
   const float* dy;
   template <int by>
   __device__ __forceinline__ void load(float (&v)[by], int64_t at) const {
-    if constexpr (by == 4) {
-      read4(v, dy + at);
-    } else {
-      v[0] = dy[at];
-    }
+    read_vector(v, dy + at);
   }
 };
 
@@ -65,20 +61,11 @@ struct MaskedGradient {
   template <int by>
   __device__ __forceinline__ void load(float (&v)[by], int64_t at) const {
     float out[by];
-    if constexpr (by == 4) {
-      read4(v, dy + at);
-      read4(out, y + at);
-    } else {
-      v[0] = dy[at];
-      out[0] = y[at];
-    }
+    read_vector(v, dy + at);
+    read_vector(out, y + at);
 #pragma unroll
     for (int j = 0; j < by; ++j) v[j] = activation_gradient<A>(v[j], out[j], alpha);
-    if constexpr (by == 4) {
-      write4(dz + at, v);
-    } else {
-      dz[at] = v[0];
-    }
+    write_vector(dz + at, v);
   }
 };
 

@@ -80,10 +80,33 @@ constexpr unsigned full_warp = 0xffffffffu;
 // the shape alone, not on the card.
 constexpr int target_blocks = 264;  // two for each multiprocessor of an H100 or H200
 
+// Whether four floats may be moved at once to or from p.
+__host__ __device__ inline bool aligned_16(const void* p) {
+  return reinterpret_cast<uintptr_t>(p) % 16 == 0;
+}
+
 // ceil(a / b) for a >= 0, b > 0
 template <class T, class U>
 __host__ __device__ constexpr auto ceil_div(T a, U b) {
   return (a + b - 1) / b;
 }
+
+namespace cuda {
+
+// A one-dimensional launch's threads: the number of this one, and how many there are.
+__device__ __forceinline__ int64_t global_thread() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+__device__ __forceinline__ int64_t all_threads() {
+  return static_cast<int64_t>(gridDim.x) * blockDim.x;
+}
+
+// min(max(x, low), high); NaN stays NaN, which fminf and fmaxf would drop
+__device__ __forceinline__ float clamp(float x, float low, float high) {
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+
+}  // namespace cuda
 
 }  // namespace tilegrad

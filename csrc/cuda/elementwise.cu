@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "divide.h"
 #include "map.h"
 #include "reduce.h"
 
@@ -151,36 +152,18 @@ struct Zero {
 
 // ---- indices ----
 
-// Division by a number known before the launch. Below 2^31 it takes a multiplication, an addition
-// and a shift (Granlund, Montgomery, PLDI 1994).
 template <class Index>
-struct Divisor {
-  int64_t size;
-  __device__ int64_t quotient(int64_t i) const { return i / size; }
-};
-
-template <>
-struct Divisor<uint32_t> {
-  uint32_t size, multiplier, shift;
-
-  Divisor() = default;
-  Divisor(int64_t n) : size(static_cast<uint32_t>(n)), shift(0) {
-    while ((uint64_t{1} << shift) < size) ++shift;
-    const uint64_t above = (uint64_t{1} << shift) - size;
-    multiplier = static_cast<uint32_t>((above << 32) / size + 1);
-  }
-  __device__ uint32_t quotient(uint32_t i) const { return (__umulhi(i, multiplier) + i) >> shift; }
-};
+using Divide = std::conditional_t<std::is_same_v<Index, uint32_t>, FastDivide, WideDivide>;
 
 // Axes, the last the fastest, and two arrays' strides along them.
 template <class Index>
 struct Axes {
   int ndim = 0;
-  Divisor<Index> size[max_ndim];
+  Divide<Index> size[max_ndim];
   int64_t stride[2][max_ndim];
 
   void append(int64_t n, int64_t first, int64_t second) {
-    size[ndim] = {n};
+    size[ndim] = Divide<Index>(n);
     stride[0][ndim] = first;
     stride[1][ndim++] = second;
   }
@@ -189,10 +172,9 @@ struct Axes {
   __device__ void locate(Index i, int64_t& first, int64_t& second) const {
     first = second = 0;
     for (int d = ndim - 1; d > 0; --d) {
-      const Index rest = size[d].quotient(i);
-      const auto k = static_cast<int64_t>(i - rest * size[d].size);
-      first += k * stride[0][d];
-      second += k * stride[1][d];
+      const Index rest = size[d].split(i);
+      first += static_cast<int64_t>(i) * stride[0][d];
+      second += static_cast<int64_t>(i) * stride[1][d];
       i = rest;
     }
     first += static_cast<int64_t>(i) * stride[0][0];
@@ -363,8 +345,7 @@ __device__ __forceinline__ float combine_lanes(const Op& op, float value, int la
 }
 
 constexpr int reduce_threads = 256;
-constexpr int most_threads =
-    512;  // where there are few blocks; more would not leave enough registers
+constexpr int most_threads = 512;  // of a few blocks; more would not leave enough registers
 
 // Rows of few elements: `lanes` lanes to a row.   x (outer, r)
 template <class Op>
@@ -419,9 +400,8 @@ __global__ void __launch_bounds__(T == warp_size ? reduce_threads : T, 1)
   for (int64_t o = global_thread() / T; o < outer; o += step) {
     const float* row = x + o * r;
     const float key = op.key(o);
-    const bool vector = reinterpret_cast<uintptr_t>(row) % 16 == 0;
-    float total = vector ? fold_row<T, true>(op, key, row, r, thread)
-                         : fold_row<T, false>(op, key, row, r, thread);
+    float total = aligned_16(row) ? fold_row<T, true>(op, key, row, r, thread)
+                                  : fold_row<T, false>(op, key, row, r, thread);
     total =
         group_reduce<T>(total, Op::identity, [&](float a, float b) { return op.combine(a, b); });
     if constexpr (Op::rewrites) {
@@ -579,13 +559,14 @@ __global__ void __launch_bounds__(map_threads)
   constexpr int step = map_threads / tile_side;
   const int lane = static_cast<int>(threadIdx.x) % tile_side;
   const int line = static_cast<int>(threadIdx.x) / tile_side;
-  const Divisor<Index> across = axes.size[axes.ndim - 1], down = axes.size[axes.ndim - 2];
+  const Divide<Index> across = axes.size[axes.ndim - 1], down = axes.size[axes.ndim - 2];
   for (Index t = blockIdx.x; t < tiles; t += gridDim.x) {
     int64_t y_at, x_at;
     axes.locate(t, y_at, x_at);
-    const Index above = across.quotient(t), outside = down.quotient(above);
-    const int64_t cols = col.size - static_cast<int64_t>(t - above * across.size) * tile_side;
-    const int64_t rows = row.size - static_cast<int64_t>(above - outside * down.size) * tile_side;
+    Index tile_across = t, tile_down = across.split(tile_across);
+    down.split(tile_down);
+    const int64_t cols = col.size - static_cast<int64_t>(tile_across) * tile_side;
+    const int64_t rows = row.size - static_cast<int64_t>(tile_down) * tile_side;
 #pragma unroll
     for (int j = line; j < tile_side; j += step)
       if (lane < rows && j < cols) tile[j][lane] = x[x_at + lane + j * col.x_stride];

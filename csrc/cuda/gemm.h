@@ -1,6 +1,6 @@
 // c = a b on tiles, for dense, matmul and (by reading patches of images) convolution.
-// A block computes one tile of c, a slab of 8 or 16 numbers of k at a time: operands pass registers
-// to one of two slabs in shared memory while the warps multiply the other; one barrier per slab.
+// A block computes one tile of c, slab by slab of 8 or 16 numbers of k: operands pass through
+// registers to one of two slabs in shared memory while the warps multiply the other; one barrier.
 // Long sums of few tiles are split: parts go to the workspace, add_partials adds them in order.
 // 2 m n k FLOPs; a is read n / tile columns times, b m / tile rows times, through the caches.
 // S. Boehm, "How to optimize a CUDA matmul kernel for cuBLAS-like performance" (2022).
@@ -24,10 +24,29 @@ __device__ __forceinline__ void write4(float* p, const float (&v)[4]) {
   *reinterpret_cast<float4*>(p) = make_float4(v[0], v[1], v[2], v[3]);
 }
 
+// The same for `by` = 1 or 4 numbers.
+template <int by>
+__device__ __forceinline__ void read_vector(float (&v)[by], const float* p) {
+  if constexpr (by == 4) {
+    read4(v, p);
+  } else {
+    v[0] = p[0];
+  }
+}
+
+template <int by>
+__device__ __forceinline__ void write_vector(float* p, const float (&v)[by]) {
+  if constexpr (by == 4) {
+    write4(p, v);
+  } else {
+    p[0] = v[0];
+  }
+}
+
 // Whether four numbers may be moved at once from p and from every multiple of these steps on.
 template <class... Steps>
 bool moves_by_four(const void* p, Steps... steps) {
-  return reinterpret_cast<uintptr_t>(p) % 16 == 0 && ((steps % 4 == 0) && ...);
+  return aligned_16(p) && ((steps % 4 == 0) && ...);
 }
 
 // ---- tiles ----
@@ -217,7 +236,7 @@ struct Finish {
 
   // The biases of four columns, or of those before column `cols`; by_four: cols is a multiple of 4.
   __device__ __forceinline__ void read_bias(float (&v)[4], int col, int cols, bool by_four) const {
-    if (by_four && reinterpret_cast<uintptr_t>(bias) % 16 == 0) {
+    if (by_four && aligned_16(bias)) {
       if (col < cols) read4(v, bias + col);
     } else {
 #pragma unroll
@@ -460,11 +479,7 @@ __global__ void __launch_bounds__(256) add_partials(float* y, const float* parti
 #pragma unroll 4
     for (int64_t p = threadIdx.y; p < parts; p += rows) {
       float v[by];
-      if constexpr (by == 4) {
-        read4(v, partial + p * size + i);
-      } else {
-        v[0] = partial[p * size + i];
-      }
+      read_vector(v, partial + p * size + i);
 #pragma unroll
       for (int j = 0; j < by; ++j) sum[j] += v[j];
     }
@@ -494,11 +509,7 @@ __global__ void __launch_bounds__(256) add_partials(float* y, const float* parti
     for (int j = 0; j < by; ++j) sum[j] += bias[j];
   }
   activate_all(sum, finish.act, finish.alpha);
-  if constexpr (by == 4) {
-    write4(y + i, sum);
-  } else {
-    y[i] = sum[0];
-  }
+  write_vector(y + i, sum);
 }
 
 // y, partial[p] (size / cols, cols); partial 16-byte aligned

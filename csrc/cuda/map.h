@@ -54,14 +54,6 @@ __device__ __forceinline__ Pack<N> apply(const F& f, const X&... x) {
   return y;
 }
 
-// min(max(x, low), high); NaN stays NaN, which fminf and fmaxf would drop
-__device__ __forceinline__ float clamp(float x, float low, float high) {
-  x = x < low ? low : x;
-  return x > high ? high : x;
-}
-
-inline bool aligned_16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-
 // whether rows of so many elements, from each of these arrays, are packs of four
 inline bool packs_of_4(int64_t row, std::initializer_list<const void*> arrays) {
   return row % 4 == 0 && std::all_of(arrays.begin(), arrays.end(), aligned_16);
@@ -71,14 +63,6 @@ inline bool packs_of_4(int64_t row, std::initializer_list<const void*> arrays) {
 inline unsigned map_blocks(int64_t items) {
   return static_cast<unsigned>(
       std::clamp<int64_t>(ceil_div(items, map_threads), 1, 8 * target_blocks));
-}
-
-__device__ __forceinline__ int64_t global_thread() {
-  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-}
-
-__device__ __forceinline__ int64_t all_threads() {
-  return static_cast<int64_t>(gridDim.x) * blockDim.x;
 }
 
 // y[i] = f(x[0][i], ...)                  y, x (count); y may be one of x

@@ -218,8 +218,7 @@ __global__ void __launch_bounds__(sum_threads)
     gradient_square_sum_blocks(double* out, Gradients gradients) {
   const float* g = gradients.g[blockIdx.x];
   const int64_t size = gradients.size[blockIdx.x];
-  const bool vector = reinterpret_cast<uintptr_t>(g) % 16 == 0;
-  const double part = vector ? square_sum<true>(g, size) : square_sum<false>(g, size);
+  const double part = aligned_16(g) ? square_sum<true>(g, size) : square_sum<false>(g, size);
   const double total = block_reduce(part, 0.0, [](double a, double b) { return a + b; });
   if (threadIdx.x == 0) out[blockIdx.x] = total;
 }

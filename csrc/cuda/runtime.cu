@@ -35,7 +35,8 @@ void* workspace(int64_t bytes) {
   check(cudaGetDevice(&device), "workspace");
   Block& block = (*blocks)[{device, stream}];
   if (bytes > block.bytes) {
-    if (block.data != nullptr) device_free(std::exchange(block.data, nullptr));  // waits for kernels
+    // device_free waits for the kernels that still use it
+    if (block.data != nullptr) device_free(std::exchange(block.data, nullptr));
     block.bytes = 0;
     block.data = device_malloc(static_cast<size_t>(bytes));
     block.bytes = bytes;
