@@ -36,13 +36,16 @@ test-peers: $(VENV)/.test ## cross-checks against PyTorch, which you install you
 	  exit 1; }
 	$(BIN)/python -m pytest -q tests/peers
 
+# Without the traced simulator, whose instrumentation is another sanitizer's.
+ASAN_BACKENDS ?= reference,cpu:base,cpu:avx2,cpu:avx512,sim
+
 # An instrumented module needs the sanitizers' libraries before all others, libstdc++ among them for
 # the sake of exceptions. Captured at Python's level, a report that ends the process is still seen.
 test-asan: $(ASAN)/.built ## the tests on modules built with AddressSanitizer and UBSan
 	env -u PYTHONPATH LD_PRELOAD=$$(for name in libasan.so libubsan.so libstdc++.so.6; do \
 	    $(CXX) -print-file-name=$$name; done | paste -sd:) \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=8192 \
-	  UBSAN_OPTIONS=print_stacktrace=1 \
+	  UBSAN_OPTIONS=print_stacktrace=1 TILEGRAD_TEST_BACKENDS=$(ASAN_BACKENDS) \
 	  $(ASAN)/bin/python -m pytest -q --capture=sys -p no:cacheprovider $(ASAN_TESTS)
 
 test-tsan: $(VENV)/.tools ## the thread pool under ThreadSanitizer, and its forks under AddressSanitizer
@@ -63,8 +66,10 @@ CONFIGURE := -DSKBUILD_PROJECT_NAME=tilegrad -DSKBUILD_PROJECT_VERSION=0 \
   -DPython_EXECUTABLE=$$($(BIN)/python -c 'import sys; print(sys.executable)') \
   -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 
+CUDA_ARCHITECTURES ?= # 80 or native, say: fewer than the default, which takes three minutes
 cuda: $(VENV)/.tools ## compile the CUDA kernels for all GPUs; needs nvcc, but no GPU
-	$(BIN)/cmake -S . -B build/cuda $(CONFIGURE) -DTILEGRAD_CUDA=ON -DTILEGRAD_SIM=OFF -DTILEGRAD_WERROR=ON
+	$(BIN)/cmake -S . -B build/cuda $(CONFIGURE) -DTILEGRAD_CUDA=ON -DTILEGRAD_SIM=OFF \
+	  -DTILEGRAD_WERROR=ON $(CUDA_ARCHITECTURES:%=-DCMAKE_CUDA_ARCHITECTURES=%)
 	$(BIN)/cmake --build build/cuda --target _cuda
 	PYTHONPATH=build/cuda/csrc/cuda $(BIN)/python -c 'import _cuda; print("CUDA:", _cuda.device_count())'
 	$(BIN)/python scripts/ptxas_table

@@ -23,7 +23,8 @@ COMPILED = ["cpu:base", "cpu:avx2", "cpu:avx512"]
 # checked. For kernels; what is built on them meets nothing new there.
 RERUNS = ["sim:1", "sim:2", "simtrace"]
 BACKENDS = ["reference", *COMPILED, "sim", *RERUNS]
-if backends.supported()["cuda"] is None:
+WHY_NO_CUDA = backends.supported()["cuda"]
+if WHY_NO_CUDA is None:
     BACKENDS.append("cuda")
 
 
@@ -33,7 +34,8 @@ def _chosen(names):
     wanted = wanted.split(",") if wanted else BACKENDS
     unknown = set(wanted) - set(BACKENDS)
     if unknown:
-        raise pytest.UsageError(f"TILEGRAD_TEST_BACKENDS: expected {BACKENDS}, got {unknown}")
+        why = f"; no cuda: {WHY_NO_CUDA}" if "cuda" in unknown else ""
+        raise pytest.UsageError(f"TILEGRAD_TEST_BACKENDS: expected {BACKENDS}, got {unknown}{why}")
     return [name for name in names if name in wanted]
 
 

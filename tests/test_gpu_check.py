@@ -31,7 +31,7 @@ from gpu import report  # noqa: E402
 @pytest.fixture
 def run(tmp_path):
     """A rehearsal of all parts."""
-    made = check.Run(True, 400, list(check.PARTS), tmp_path)
+    made = check.Run(True, check.SECONDS, list(check.PARTS), tmp_path)
     made.open(tmp_path / "out")
     return made
 
@@ -125,10 +125,13 @@ def test_a_part_that_hangs_is_stopped_with_all_that_it_started(monkeypatch, run,
     assert not alive.exists()
 
 
-def test_after_a_failed_build_nothing_runs_that_needs_it(run):
-    run.results["parts"]["build"] = {"verdict": check.FAILED, "seconds": 1.0, "note": ""}
+@pytest.mark.parametrize("verdict", [check.FAILED, check.SKIPPED])
+def test_without_a_build_nothing_runs_that_needs_it(run, verdict):
+    """What is installed, if anything, may be older."""
+    run.rehearsal = False
+    run.results["parts"]["build"] = {"verdict": verdict, "seconds": 1.0, "note": ""}
     assert check.do(run, "kernels") == "skipped"
-    assert run.results["parts"]["kernels"]["note"] == "the build failed"
+    assert run.results["parts"]["kernels"]["note"] == f"the build: {verdict}"
 
 
 def test_what_a_stopped_benchmark_wrote_is_kept(monkeypatch, run, tmp_path):
@@ -157,9 +160,33 @@ def test_later_parts_keep_what_they_need_at_least(run):
     assert run.allow(names[-1]) == check.PARTS[names[-1]].most
 
 
+def test_with_little_time_every_part_gets_some(tmp_path):
+    run = check.Run(True, check.SECONDS / 10, list(check.PARTS), tmp_path)
+    for name, part in check.PARTS.items():
+        allowed = run.allow(name)
+        assert allowed >= part.least / 10
+        run.end -= min(allowed, part.least / 10)  # as if it had taken so long
+
+
 def test_all_of_it_takes_less_than_nine_minutes():
     assert check.arguments_of([]).seconds + 10 < 540
     assert sum(part.least for part in check.PARTS.values()) < check.arguments_of([]).seconds
+
+
+@pytest.mark.parametrize(
+    "text, result",
+    [
+        ("..F\n1 failed, 47 passed in 0.12s\n", "1 failed, 47 passed in 0.12s"),
+        ("===== 3 passed, 1 skipped in 2.00s =====\n", "3 passed, 1 skipped in 2.00s"),
+        (
+            "tests/conftest.py:38: in _chosen\nE   pytest.UsageError: got cuda\n",
+            "pytest.UsageError: got cuda",
+        ),
+        ("Killed\n", "no result"),
+    ],
+)
+def test_what_pytest_said(text, result):
+    assert check.pytest_result(text) == result
 
 
 # --- the report -----------------------------------------------------------------------------------

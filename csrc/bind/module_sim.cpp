@@ -23,15 +23,15 @@ std::vector<const void*>& arrays() {
   return instance;
 }
 
-const Observer observer = {
-    [](const char*) {
-      for (const void* data : arrays()) simt::trace::memory_remove(data);
-      arrays().clear();
-    },
-    [](const void* data, int64_t bytes, const char* name, bool writable) {
-      simt::trace::memory_add(data, static_cast<size_t>(bytes), name, writable);
-      arrays().push_back(data);
-    }};
+const Observer observer = {[](const char*) {
+                             for (const void* data : arrays()) simt::trace::memory_remove(data);
+                             arrays().clear();
+                           },
+                           [](const void* data, int64_t bytes, const char* name, bool writable) {
+                             simt::trace::memory_add(data, static_cast<size_t>(bytes), name,
+                                                     writable);
+                             arrays().push_back(data);
+                           }};
 
 }  // namespace
 
