@@ -25,6 +25,7 @@ DOCUMENTS = {
         "avx2",
         "base",
         "steady",
+        "overhead",
         "kernels",
     ),
 }
@@ -143,6 +144,15 @@ def steady(results: dict) -> str:
     return table(["", "tilegrad", "PyTorch, best", "goal, below"], lines)
 
 
+def overhead(results: dict) -> str:
+    """Python's part of single ops and of the small CNN's step."""
+    lines = []
+    for row in results["rows"]:
+        share = f"{row['share']:.1%}" if "share" in row else ""
+        lines.append([row["figure"], f"{row['microseconds']:.1f}", share])
+    return table(["", "microseconds", "of the step"], lines)
+
+
 def _scale(row: dict) -> float:
     return 1e6 if row["figure"] in ("dispatch", "op") else 1
 
@@ -157,6 +167,7 @@ TABLES = {
     "kernels": ("kernels", kernels),
     "summary": ("kernels", summary),
     "steady": ("steady", steady),
+    "overhead": ("overhead", overhead),
 }
 
 
