@@ -347,7 +347,7 @@ def reports(tmp_path_factory):
     if COMPILER is None or sys.platform != "linux":
         pytest.skip("needs a C++ compiler, on Linux")
     root = tmp_path_factory.mktemp("faults")
-    for folder in ("csrc/cuda", "csrc/ops", "csrc/simt", "tests/simt"):
+    for folder in ("csrc/core", "csrc/cuda", "csrc/ops", "csrc/simt", "tests/simt"):
         shutil.copytree(ROOT / folder, root / folder)
     kernels = root / "csrc" / "cuda"
     plant(kernels)

@@ -30,6 +30,20 @@ ConvPool2dShape conv_pool_shape(const Arguments& a, const X& x, const W& w, cons
   return s;
 }
 
+// Whether a thread's scratch holds the image behind one row of windows.
+bool conv_pool_fits(const ConvPool2dShape& s) {
+  return s.pool.kh * s.conv.ow * s.conv.f <= conv_pool_scratch;
+}
+
+// Whether it holds what one window of the pooling sees of x.
+bool conv_pool_dw_fits(const ConvPool2dShape& s) {
+  const Conv2dShape& c = s.conv;
+  const int64_t rows = (s.pool.kh - 1) * c.stride_h + (c.kh - 1) * c.dilation_h + 1;
+  const int64_t pixels = (s.pool.kw - 1) * c.stride_w + (c.kw - 1) * c.dilation_w + 1;
+  return s.pool.kh * s.pool.kw * (c.kh * c.kw * c.c + 32) <= conv_pool_scratch &&
+         (rows * pixels + 1) * c.c + 32 <= conv_pool_scratch;
+}
+
 }  // namespace
 
 void bind_conv_pool(py::module_& m) {

@@ -1,8 +1,6 @@
 // Activations on vectors, for activation.cpp and for the epilogues of dense and conv.
 #pragma once
-#include <type_traits>
-
-#include "../ops/activation.h"
+#include "../core/dispatch.h"
 #include "simd.h"
 
 namespace tilegrad {
@@ -61,45 +59,6 @@ TILEGRAD_INLINE Vec activation_gradient(Vec dy, [[maybe_unused]] Vec saved,
   }
   if constexpr (A == Activation::softplus) return dy * sigmoid(x);
   if constexpr (A == Activation::linear) return dy;
-}
-
-template <Activation A>
-using ActivationTag = std::integral_constant<Activation, A>;
-
-// fn(tag) with the kind as a compile-time constant: activate<decltype(tag)::value>(...)
-// Only the kinds that may be fused, linear to elu.
-template <class F>
-void with_fused_activation(Activation kind, F&& fn) {
-  switch (kind) {
-    case Activation::relu:
-      return fn(ActivationTag<Activation::relu>{});
-    case Activation::leaky_relu:
-      return fn(ActivationTag<Activation::leaky_relu>{});
-    case Activation::sigmoid:
-      return fn(ActivationTag<Activation::sigmoid>{});
-    case Activation::tanh:
-      return fn(ActivationTag<Activation::tanh>{});
-    case Activation::elu:
-      return fn(ActivationTag<Activation::elu>{});
-    default:
-      return fn(ActivationTag<Activation::linear>{});
-  }
-}
-
-template <class F>
-void with_activation(Activation kind, F&& fn) {
-  switch (kind) {
-    case Activation::gelu:
-      return fn(ActivationTag<Activation::gelu>{});
-    case Activation::gelu_tanh:
-      return fn(ActivationTag<Activation::gelu_tanh>{});
-    case Activation::silu:
-      return fn(ActivationTag<Activation::silu>{});
-    case Activation::softplus:
-      return fn(ActivationTag<Activation::softplus>{});
-    default:
-      return with_fused_activation(kind, fn);
-  }
 }
 
 }  // namespace tilegrad

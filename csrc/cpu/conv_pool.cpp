@@ -15,7 +15,6 @@
 namespace tilegrad {
 namespace {
 
-constexpr int64_t scratch_floats = int64_t{1} << 16;  // 256 KiB of the stack
 // Lines are made until they fill about this much: half of L1 for a direct convolution; a product of
 // many channels wants more rows, and L2.
 constexpr int64_t direct_floats = 6 * 1024, product_floats = 32 * 1024;
@@ -63,15 +62,15 @@ class Patches {
     rows_ = (p_.kh - 1) * c_.stride_h + (c_.kh - 1) * c_.dilation_h + 1;
     if (in_register) step = rows_ * line + slack;
     window_step = in_register ? step : places * step;
-    const int64_t most = scratch_floats / window_step;
+    const int64_t most = conv_pool_scratch / window_step;
     windows = std::min({most, window_block, p_.ow});
-    while (rows_ * line_of(windows) + slack > scratch_floats) windows /= 2;
+    while (rows_ * line_of(windows) + slack > conv_pool_scratch) windows /= 2;
     lines = windows < p_.ow ? 1 : std::min(most, window_block) / windows;
   }
 
   // The windows [window, window + count) of one pooled line, counted over all images.
   void fill(float* patches, const float* x, int64_t pooled, int64_t window, int64_t count) const {
-    alignas(64) float image[scratch_floats];
+    alignas(64) float image[conv_pool_scratch];
     const int64_t image_line = line_of(count);
     copy_lines(image, x, pooled, window, image_line);
     const int64_t col_step = c_.stride_w * c_.c;
@@ -270,7 +269,7 @@ struct DwSplit {
 void add_lines(float* sums, float* db, const Patches& patches, const float* x, const float* dy,
                const uint8_t* index, const ConvPool2dShape& s, int64_t begin, int64_t end,
                int64_t line, int64_t line_end) {
-  alignas(64) float scratch[scratch_floats + width], dz[window_block * filter_block];
+  alignas(64) float scratch[conv_pool_scratch + width], dz[window_block * filter_block];
   alignas(64) int32_t lane[window_block * filter_block];
   uint8_t closed[window_block * filter_block];
   const Conv2dShape& c = s.conv;
@@ -332,18 +331,6 @@ void add_lines(float* sums, float* db, const Patches& patches, const float* x, c
 
 }  // namespace
 
-bool conv_pool_fits(const ConvPool2dShape& s) {
-  return s.pool.kh * s.conv.ow * s.conv.f <= scratch_floats;
-}
-
-bool conv_pool_dw_fits(const ConvPool2dShape& s) {
-  const Conv2dShape& c = s.conv;
-  const int64_t rows = (s.pool.kh - 1) * c.stride_h + (c.kh - 1) * c.dilation_h + 1;
-  const int64_t pixels = (s.pool.kw - 1) * c.stride_w + (c.kw - 1) * c.dilation_w + 1;
-  return s.pool.kh * s.pool.kw * (c.kh * c.kw * c.c + 32) <= scratch_floats &&
-         (rows * pixels + 1) * c.c + 32 <= scratch_floats;
-}
-
 void conv2d_max_pool2d_forward(float* y, uint8_t* index, const float* x, const float* w,
                                const float* b, const ConvPool2dShape& s, Activation act,
                                void* workspace) {
@@ -355,7 +342,7 @@ void conv2d_max_pool2d_forward(float* y, uint8_t* index, const float* x, const f
   const int64_t work = rows * p.kh * p.w * s.conv.kh * s.conv.kw * s.conv.c * p.c;
   parallel_for(p.n * bands, std::max<int64_t>(4 * small_work / work, 1),
                [&](int64_t begin, int64_t end) {
-                 alignas(64) float scratch[scratch_floats];
+                 alignas(64) float scratch[conv_pool_scratch];
                  for (int64_t band = begin; band < end; ++band) {
                    const int64_t image = band / bands, first = band % bands * rows;
                    const int64_t last = std::min(first + rows, p.oh);

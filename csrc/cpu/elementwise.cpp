@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../core/dispatch.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -17,47 +18,6 @@ namespace tilegrad {
 namespace {
 
 constexpr int64_t chunk = 16384;  // elements of one chunk of a flat array
-
-template <auto K>
-using Tag = std::integral_constant<decltype(K), K>;
-
-template <class F>
-void with_binary(Binary kind, F&& fn) {
-  switch (kind) {
-    case Binary::add:
-      return fn(Tag<Binary::add>{});
-    case Binary::subtract:
-      return fn(Tag<Binary::subtract>{});
-    case Binary::multiply:
-      return fn(Tag<Binary::multiply>{});
-    case Binary::divide:
-      return fn(Tag<Binary::divide>{});
-    case Binary::power:
-      return fn(Tag<Binary::power>{});
-    case Binary::maximum:
-      return fn(Tag<Binary::maximum>{});
-    case Binary::minimum:
-      return fn(Tag<Binary::minimum>{});
-  }
-}
-
-template <class F>
-void with_unary(Unary kind, F&& fn) {
-  switch (kind) {
-    case Unary::negative:
-      return fn(Tag<Unary::negative>{});
-    case Unary::exp:
-      return fn(Tag<Unary::exp>{});
-    case Unary::log:
-      return fn(Tag<Unary::log>{});
-    case Unary::sqrt:
-      return fn(Tag<Unary::sqrt>{});
-    case Unary::absolute:
-      return fn(Tag<Unary::absolute>{});
-    case Unary::square:
-      return fn(Tag<Unary::square>{});
-  }
-}
 
 Vec power(Vec a, Vec b) {
   for (int i = 0; i < width; ++i) a[i] = std::pow(a[i], b[i]);

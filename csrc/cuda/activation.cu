@@ -26,14 +26,14 @@ struct ActivationBackward {
 }  // namespace cuda
 
 void activation_forward(float* y, const float* x, int64_t count, Activation kind, float alpha) {
-  cuda::with_activation(kind, [&](auto tag) {
+  with_activation(kind, [&](auto tag) {
     cuda::map(y, count, cuda::ActivationForward<decltype(tag)::value>{alpha}, x);
   });
 }
 
 void activation_backward_dx(float* dx, const float* dy, const float* saved, int64_t count,
                             Activation kind, float alpha) {
-  cuda::with_activation(kind, [&](auto tag) {
+  with_activation(kind, [&](auto tag) {
     cuda::map(dx, count, cuda::ActivationBackward<decltype(tag)::value>{alpha}, dy, saved);
   });
 }

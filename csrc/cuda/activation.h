@@ -1,8 +1,6 @@
 // Activations on single numbers, for activation.cu and for every fused epilogue.
 #pragma once
-#include <type_traits>
-
-#include "../ops/activation.h"
+#include "../core/dispatch.h"
 #include "device.h"
 
 namespace tilegrad {
@@ -104,45 +102,6 @@ __device__ __forceinline__ void activate_all(float (&v)[N], Activation kind, flo
   if (kind == Activation::sigmoid) activate_all<Activation::sigmoid>(v, alpha);
   if (kind == Activation::tanh) activate_all<Activation::tanh>(v, alpha);
   if (kind == Activation::elu) activate_all<Activation::elu>(v, alpha);
-}
-
-template <Activation A>
-using ActivationTag = std::integral_constant<Activation, A>;
-
-// fn(tag) with the kind as a compile-time constant, to launch kernel<decltype(tag)::value>
-// Only the kinds that may be fused, linear to elu.
-template <class F>
-void with_fused_activation(Activation kind, F&& fn) {
-  switch (kind) {
-    case Activation::relu:
-      return fn(ActivationTag<Activation::relu>{});
-    case Activation::leaky_relu:
-      return fn(ActivationTag<Activation::leaky_relu>{});
-    case Activation::sigmoid:
-      return fn(ActivationTag<Activation::sigmoid>{});
-    case Activation::tanh:
-      return fn(ActivationTag<Activation::tanh>{});
-    case Activation::elu:
-      return fn(ActivationTag<Activation::elu>{});
-    default:
-      return fn(ActivationTag<Activation::linear>{});
-  }
-}
-
-template <class F>
-void with_activation(Activation kind, F&& fn) {
-  switch (kind) {
-    case Activation::gelu:
-      return fn(ActivationTag<Activation::gelu>{});
-    case Activation::gelu_tanh:
-      return fn(ActivationTag<Activation::gelu_tanh>{});
-    case Activation::silu:
-      return fn(ActivationTag<Activation::silu>{});
-    case Activation::softplus:
-      return fn(ActivationTag<Activation::softplus>{});
-    default:
-      return with_fused_activation(kind, fn);
-  }
 }
 
 }  // namespace cuda

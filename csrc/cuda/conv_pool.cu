@@ -578,21 +578,6 @@ void launch_backward(float* parts, const float* x, const float* dy, const uint8_
 
 }  // namespace cuda
 
-// Python decides by these whether to fuse (ops/conv_pool.py), the same for every backend.
-constexpr int64_t scratch_floats = int64_t{1} << 16;
-
-bool conv_pool_fits(const ConvPool2dShape& s) {
-  return s.pool.kh * s.conv.ow * s.conv.f <= scratch_floats;
-}
-
-bool conv_pool_dw_fits(const ConvPool2dShape& s) {
-  const Conv2dShape& c = s.conv;
-  const int64_t rows = (s.pool.kh - 1) * c.stride_h + (c.kh - 1) * c.dilation_h + 1;
-  const int64_t pixels = (s.pool.kw - 1) * c.stride_w + (c.kw - 1) * c.dilation_w + 1;
-  return s.pool.kh * s.pool.kw * (c.kh * c.kw * c.c + 32) <= scratch_floats &&
-         (rows * pixels + 1) * c.c + 32 <= scratch_floats;
-}
-
 void conv2d_max_pool2d_forward(float* y, uint8_t* index, const float* x, const float* w,
                                const float* b, const ConvPool2dShape& s, Activation act,
                                void* workspace) {

@@ -12,53 +12,13 @@
 #include <type_traits>
 #include <utility>
 
+#include "../core/dispatch.h"
 #include "divide.h"
 #include "map.h"
 #include "reduce.h"
 
 namespace tilegrad {
 namespace cuda {
-
-template <auto K>
-using Tag = std::integral_constant<decltype(K), K>;
-
-template <class F>
-void with_binary(Binary kind, F&& fn) {
-  switch (kind) {
-    case Binary::add:
-      return fn(Tag<Binary::add>{});
-    case Binary::subtract:
-      return fn(Tag<Binary::subtract>{});
-    case Binary::multiply:
-      return fn(Tag<Binary::multiply>{});
-    case Binary::divide:
-      return fn(Tag<Binary::divide>{});
-    case Binary::power:
-      return fn(Tag<Binary::power>{});
-    case Binary::maximum:
-      return fn(Tag<Binary::maximum>{});
-    case Binary::minimum:
-      return fn(Tag<Binary::minimum>{});
-  }
-}
-
-template <class F>
-void with_unary(Unary kind, F&& fn) {
-  switch (kind) {
-    case Unary::negative:
-      return fn(Tag<Unary::negative>{});
-    case Unary::exp:
-      return fn(Tag<Unary::exp>{});
-    case Unary::log:
-      return fn(Tag<Unary::log>{});
-    case Unary::sqrt:
-      return fn(Tag<Unary::sqrt>{});
-    case Unary::absolute:
-      return fn(Tag<Unary::absolute>{});
-    case Unary::square:
-      return fn(Tag<Unary::square>{});
-  }
-}
 
 // NaN wins, as in NumPy
 __device__ __forceinline__ float maximum(float a, float b) { return a > b || isnan(a) ? a : b; }
@@ -659,32 +619,32 @@ void dropout(float* y, const float* x, int64_t count, float rate, uint64_t seed)
 
 void binary_forward(float* y, const float* a, const float* b, const BroadcastShape& s,
                     Binary kind) {
-  cuda::with_binary(kind, [&](auto op) {
+  with_binary(kind, [&](auto op) {
     cuda::broadcast(y, a, b, nullptr, s, cuda::BinaryForward<decltype(op)::value>{});
   });
 }
 
 void binary_backward_da(float* da, const float* dy, const float* a, const float* b,
                         const BroadcastShape& s, Binary kind) {
-  cuda::with_binary(kind, [&](auto op) {
+  with_binary(kind, [&](auto op) {
     cuda::broadcast(da, a, b, dy, s, cuda::BinaryDa<decltype(op)::value>{});
   });
 }
 
 void binary_backward_db(float* db, const float* dy, const float* a, const float* b,
                         const BroadcastShape& s, Binary kind) {
-  cuda::with_binary(kind, [&](auto op) {
+  with_binary(kind, [&](auto op) {
     cuda::broadcast(db, a, b, dy, s, cuda::BinaryDb<decltype(op)::value>{});
   });
 }
 
 void unary_forward(float* y, const float* x, int64_t count, Unary kind) {
-  cuda::with_unary(
-      kind, [&](auto op) { cuda::map(y, count, cuda::UnaryForward<decltype(op)::value>{}, x); });
+  with_unary(kind,
+             [&](auto op) { cuda::map(y, count, cuda::UnaryForward<decltype(op)::value>{}, x); });
 }
 
 void unary_backward_dx(float* dx, const float* dy, const float* x, int64_t count, Unary kind) {
-  cuda::with_unary(kind, [&](auto op) {
+  with_unary(kind, [&](auto op) {
     cuda::map(dx, count, cuda::UnaryBackward<decltype(op)::value>{}, dy, x);
   });
 }

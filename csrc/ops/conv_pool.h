@@ -13,10 +13,10 @@ struct ConvPool2dShape {
   Pool2dShape pool;
 };
 
-// Whether a thread's scratch holds the image behind one row of windows (forward), or what one window
-// sees of x (dw): the two kernels ask for it.
-bool conv_pool_fits(const ConvPool2dShape& s);
-bool conv_pool_dw_fits(const ConvPool2dShape& s);
+// Numbers that a thread of the CPU's kernels keeps. The image behind one row of windows (forward) or
+// what one window sees of x (dw) must fit, on every backend, since Python decides by that
+// (ops/conv_pool.py): see csrc/bind/conv_pool.cpp.
+constexpr int64_t conv_pool_scratch = int64_t{1} << 16;  // 256 KiB of the stack
 
 // The index of a window whose maximum a relu closed: no tap, so that no gradient passes.
 constexpr uint8_t closed_window = 255;
