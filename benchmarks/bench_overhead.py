@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from pathlib import Path
 
 import machine
@@ -142,9 +141,7 @@ def main() -> None:
     for row in rows:
         print(row)
     if arguments.results:
-        header = machine.describe(backend.get("cpu").name) | {"mode": arguments.mode}
-        text = json.dumps({"machine": header, "rows": rows}, indent=1)
-        arguments.results.write_text(text + "\n")
+        machine.record(arguments.results, backend.get("cpu").name, arguments.mode, rows)
 
 
 if __name__ == "__main__":

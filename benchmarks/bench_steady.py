@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
-import json
 import statistics
 import subprocess
 import sys
@@ -131,9 +130,7 @@ def main() -> None:
     for row in rows:
         print(row)
     if arguments.results:
-        header = machine.describe(backend.get("cpu").name) | {"mode": arguments.mode}
-        text = json.dumps({"machine": header, "rows": rows}, indent=1)
-        arguments.results.write_text(text + "\n")
+        machine.record(arguments.results, backend.get("cpu").name, arguments.mode, rows)
 
 
 if __name__ == "__main__":

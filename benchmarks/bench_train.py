@@ -246,9 +246,7 @@ def main() -> None:
         text = row.get("absent") or f"{row['epoch_seconds']:8.2f} s  {row['ratio']:6.2f}"
         print(f"{row['case']:<10} {row['contender']:<36} {text}")
     if arguments.results:
-        header = machine.describe(isa) | {"mode": arguments.mode}
-        text = json.dumps({"machine": header, "rows": rows}, indent=1)
-        arguments.results.write_text(text + "\n")
+        machine.record(arguments.results, isa, arguments.mode, rows)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import statistics
 from pathlib import Path
 
@@ -33,8 +32,7 @@ def pytest_addoption(parser):
 def pytest_sessionfinish(session, exitstatus):
     path = session.config.getoption("--results")
     if path and records:
-        header = machine.describe(backend.get("cpu").name) | {"mode": session.config.option.mode}
-        path.write_text(json.dumps({"machine": header, "rows": records}, indent=1) + "\n")
+        machine.record(path, backend.get("cpu").name, session.config.option.mode, records)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import ctypes
 import datetime
 import functools
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -50,6 +51,12 @@ def describe(isa: str) -> dict:
         "packages": {name: version(name) for name in PACKAGES},
         "allocator": "keep" if os.environ.items() >= KEEP.items() else "default",
     }
+
+
+def record(path: Path, isa: str, mode: str, rows: list) -> None:
+    """Write a benchmark's rows as JSON, with what they were measured on."""
+    header = describe(isa) | {"mode": mode}
+    path.write_text(json.dumps({"machine": header, "rows": rows}, indent=1) + "\n")
 
 
 class Roof:

@@ -9,6 +9,8 @@
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 
+#include "ptx.h"
+
 namespace tilegrad {
 
 using Stream = cudaStream_t;
@@ -64,6 +66,7 @@ inline void synchronize() { check(cudaDeviceSynchronize(), "synchronize"); }
 }  // namespace tilegrad
 
 #else
+#include "../simt/ptx_emulated.h"
 #include "../simt/simt.h"
 #endif
 

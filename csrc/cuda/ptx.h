@@ -1,5 +1,6 @@
 // PTX instructions, one function each: what C++ has no word for. Kernels call these and hold no
-// assembly; in the simulator the same functions are C++ (csrc/simt/ptx_emulated.h).
+// assembly; in the simulator the same functions are C++ (csrc/simt/ptx_emulated.h). device.h brings in
+// the one or the other.
 //
 // tests/ptx checks each one against the host, unchanged in the simulator and on a GPU. "Confirmed"
 // says whether it has passed on a GPU; until then the emulation is only our reading of the manual
@@ -8,12 +9,6 @@
 // In the layouts of fragments, g = lane / 4 and t = lane % 4.
 #pragma once
 #include <type_traits>
-
-#include "device.h"
-
-#ifndef __CUDACC__
-#include "../simt/ptx_emulated.h"
-#else
 
 namespace tilegrad {
 namespace cuda {
@@ -269,5 +264,3 @@ __device__ __forceinline__ void st_global_cs(float4* global, float4 x) {
 }  // namespace ptx
 }  // namespace cuda
 }  // namespace tilegrad
-
-#endif

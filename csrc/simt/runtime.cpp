@@ -166,17 +166,7 @@ std::string name_of(const Launch& launch) {
   char* demangled = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, nullptr);
   std::string name = demangled != nullptr ? demangled : info.dli_sname;
   std::free(demangled);
-  // Outside of <>: templates begin with a result and a space, parameters with a parenthesis.
-  size_t begin = 0;
-  int depth = 0;
-  for (size_t i = 0; i < name.size(); ++i) {
-    if (name[i] == '<') ++depth;
-    if (name[i] == '>') --depth;
-    if (depth > 0) continue;
-    if (name[i] == ' ') begin = i + 1;
-    if (name[i] == '(') return name.substr(begin, i - begin);
-  }
-  return name;
+  return short_name(name);
 }
 
 // Every lane that waits, grouped by warp, operation and place.

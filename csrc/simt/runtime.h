@@ -108,6 +108,24 @@ SIMT_LOCAL std::string thread_text(int thread);
 // as the compiler's hooks. The message is complete.
 [[noreturn]] SIMT_LOCAL void leave(const std::string& complete_message);
 
+// A function's name without result, parameters and "[clone ...]".
+inline std::string short_name(const std::string& name) {
+  // outside of <>: templates begin with a result and a space
+  size_t begin = 0;
+  int depth = 0;
+  for (size_t i = 0; i < name.size(); ++i) {
+    if (name[i] == '<') ++depth;
+    if (name[i] == '>') --depth;
+    if (depth > 0) continue;
+    if (name[i] == ' ') begin = i + 1;
+    if (name.compare(i, 21, "(anonymous namespace)") == 0)
+      i += 20;
+    else if (name[i] == '(')
+      return name.substr(begin, i - begin);
+  }
+  return name.substr(begin);
+}
+
 // --- what emulated instructions are made of ------------------------------------------------------
 
 // An operation of the lanes in `mask`. Each lane brings a pointer to its arguments, valid until its

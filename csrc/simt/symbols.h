@@ -102,23 +102,6 @@ inline bool is_foreign(const std::string& file) {
   return simulator || file.compare(0, 5, "/usr/") == 0 || file.compare(0, 2, "??") == 0;
 }
 
-// A function's name without result, parameters and "[clone ...]".
-inline std::string short_name(const std::string& name) {
-  size_t begin = 0;
-  int depth = 0;
-  for (size_t i = 0; i < name.size(); ++i) {
-    if (name[i] == '<') ++depth;
-    if (name[i] == '>') --depth;
-    if (depth > 0) continue;
-    if (name[i] == ' ') begin = i + 1;
-    if (name.compare(i, 21, "(anonymous namespace)") == 0)
-      i += 20;
-    else if (name[i] == '(')
-      return name.substr(begin, i - begin);
-  }
-  return name.substr(begin);
-}
-
 inline Line symbol_and_offset(uintptr_t pc) {
   Dl_info info;
   std::ostringstream text;

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/cuda/ptx.h"
+#include "../../csrc/cuda/device.h"
 
 namespace tilegrad {
 namespace cuda {

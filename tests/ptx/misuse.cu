@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../../csrc/cuda/ptx.h"
+#include "../../csrc/cuda/device.h"
 
 namespace tilegrad {
 namespace cuda {

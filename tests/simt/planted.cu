@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "../../csrc/cuda/device.h"
-#include "../../csrc/cuda/ptx.h"
 #include "../../csrc/simt/control.h"
 #include "../../csrc/simt/trace.h"
 
