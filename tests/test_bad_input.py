@@ -49,8 +49,8 @@ FREE_AXES = {
     ("reduce_sum_backward_dx", "dx"): (1,),
     ("reduce_max_forward", "x"): (1,),
 }
-# strided_copy takes arrays of any rank and any sufficient size; binary operands broadcast; a count
-# of updates has rank 0 or 1.
+# strided_copy takes arrays of any rank and any sufficient size; binary operands broadcast; the rows
+# of a bias's gradient are counted; a count of updates has rank 0 or 1.
 ANY_RANK = {
     ("strided_copy", "y"),
     ("strided_copy", "x"),
@@ -61,6 +61,7 @@ ANY_RANK = {
     ("binary_backward_da", "b"),
     ("binary_backward_db", "a"),
     ("binary_backward_db", "b"),
+    ("bias_backward_db", "dy"),
     ("adam_update", "step"),
 }
 OPTIONAL = {
@@ -382,6 +383,24 @@ def test_allocation_is_checked(compiled):
         assert array.shape == tuple(shape) and array.dtype == f4
         assert array.flags.c_contiguous and array.flags.writeable
         assert array.__array_interface__["data"][0] % 64 == 0 or array.size == 0
+
+
+def test_allocation_after_another_array_is_checked(compiled):
+    empty_like = compiled.module.empty_like
+    for wrong in (
+        [1.0],
+        None,
+        np.zeros(2, object),
+        np.zeros((1,) * 33),
+        np.broadcast_to(np.float32(0), (2**20, 2**20, 2**20)),
+    ):
+        with pytest.raises(CLEAN):
+            empty_like(wrong)
+    for like in (np.zeros((3, 7), np.float32), np.zeros((6, 5), np.int32)[::2, ::-1], np.zeros(())):
+        array = empty_like(like)
+        assert array.shape == like.shape and array.dtype == like.dtype
+        assert array.flags.c_contiguous and array.flags.writeable
+        assert not np.shares_memory(array, like)
 
 
 FUZZ = """

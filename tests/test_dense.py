@@ -128,6 +128,18 @@ def test_bias_and_activation_in_one_pass(backend, name, shape, rng):
     assert_close(db, right[1], shape[0], np.abs(dy).sum(axis=0), what="db")
 
 
+def test_a_bias_of_images_adds_up_all_but_the_last_axis(backend, rng):
+    shape, relu = (2, 3, 5, 7), ACTIVATIONS["relu"]
+    dy, y = normal(rng, *shape), normal(rng, *shape)
+    rows = dy.reshape(30, 7), y.reshape(30, 7)
+    (db,) = run(backend, "bias_backward_db", [(7,)], dy)
+    np.testing.assert_array_equal(db, run(backend, "bias_backward_db", [(7,)], rows[0])[0])
+    images = run(backend, "bias_activation_backward_dz", [shape, (7,)], dy, y, relu, 0.0)
+    flat = run(backend, "bias_activation_backward_dz", [(30, 7), (7,)], *rows, relu, 0.0)
+    np.testing.assert_array_equal(images[0].reshape(30, 7), flat[0])
+    np.testing.assert_array_equal(images[1], flat[1])
+
+
 def test_nan_and_infinity_reach_only_their_row(backend, rng):
     """0 * inf is NaN and stays in its row: no kernel skips zeros or lets a lane leak."""
     x, w = normal(rng, 7, 17), normal(rng, 17, 19)

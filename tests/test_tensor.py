@@ -290,6 +290,20 @@ def test_empty_batches_pass_through():
     assert x.grad.shape == x.shape and not w.grad.numpy().any()
 
 
+@pytest.mark.parametrize("pair", [1.0, (1.0, 1), (1, np.float32(1))], ids=str)
+def test_what_equals_an_integer_is_none_also_where_the_integer_came_before(pair):
+    x, w = np.ones((1, 5, 5, 3), np.float32), np.ones((1, 1, 3, 2), np.float32)
+    assert ops.conv2d(x, w, strides=(1, 1)).shape == ops.conv2d(x, w, strides=1).shape
+    for call in (
+        lambda: ops.conv2d(x, w, strides=pair),
+        lambda: ops.conv2d(x, w, dilation=pair),
+        lambda: ops.max_pool2d(x, pair),
+        lambda: ops.avg_pool2d(x, 2, pair),
+    ):
+        with pytest.raises(TypeError, match="to be an integer, got"):
+            call()
+
+
 def test_nan_goes_through_and_stays():
     x = Tensor([float("nan"), 1.0])
     assert (

@@ -17,6 +17,14 @@ MatmulShape matmul_shape(const Arguments& a, int64_t batch, int64_t a_batch, int
   return {batch, m, k, n, a_batch == 1 ? 0 : m * k, b_batch == 1 ? 0 : k * n};
 }
 
+// How many rows an array (..., f) has: all its axes but the last are one.
+int64_t row_count(const Arguments& a, const View<const float>& v, const char* name) {
+  TG_CHECK(v.ndim > 0, a.op, "expected ", name, " of shape (..., f), got a number");
+  int64_t rows = 1;
+  for (int i = 0; i < v.ndim - 1; ++i) rows *= v.shape[i];
+  return rows;
+}
+
 }  // namespace
 
 void bind_dense(py::module_& m) {
@@ -68,24 +76,26 @@ void bind_dense(py::module_& m) {
   m.def("bias_backward_db", [](py::handle db_, py::handle dy_) {
     const Arguments a("bias_backward_db");
     const auto db = a.out<float>(db_, "db", 1);
-    const auto dy = a.in<float>(dy_, "dy", 2);
-    a.expect(db, "db", {dy[1]});
-    run(bias_backward_db_workspace(dy[0], dy[1]),
-        [=](void* ws) { bias_backward_db(db.data, dy.data, dy[0], dy[1], ws); });
+    const auto dy = a.in<float>(dy_, "dy", -1);
+    const int64_t rows = row_count(a, dy, "dy"), f = dy[dy.ndim - 1];
+    a.expect(db, "db", {f});
+    run(bias_backward_db_workspace(rows, f),
+        [=](void* ws) { bias_backward_db(db.data, dy.data, rows, f, ws); });
   });
   m.def("bias_activation_backward_dz", [](py::handle dz_, py::handle db_, py::handle dy_,
                                           py::handle y_, int64_t activation, float alpha) {
     const Arguments a("bias_activation_backward_dz");
-    const auto dz = a.out<float>(dz_, "dz", 2);
+    const auto dz = a.out<float>(dz_, "dz", -1);
     const auto db = a.out<float>(db_, "db", 1);
-    const auto dy = a.in<float>(dy_, "dy", 2);
-    const auto y = a.in<float>(y_, "y", 2);
+    const auto dy = a.in<float>(dy_, "dy", -1);
+    const auto y = a.in<float>(y_, "y", -1);
+    const int64_t rows = row_count(a, dy, "dy"), f = dy[dy.ndim - 1];
     a.expect_same(dz, "dz", dy);
     a.expect_same(y, "y", dy);
-    a.expect(db, "db", {dy[1]});
+    a.expect(db, "db", {f});
     const auto act = activation_kind(a.op, activation, Activation::elu);
-    run(bias_backward_db_workspace(dy[0], dy[1]), [=](void* ws) {
-      bias_activation_backward_dz(dz.data, db.data, dy.data, y.data, dy[0], dy[1], act, alpha, ws);
+    run(bias_backward_db_workspace(rows, f), [=](void* ws) {
+      bias_activation_backward_dz(dz.data, db.data, dy.data, y.data, rows, f, act, alpha, ws);
     });
   });
 

@@ -42,6 +42,12 @@ struct FreeBlock {
 struct Pool {
   std::mutex mutex;
   FreeBlock* free[class_count] = {};
+  PoolBytes bytes = {};
+
+  void use(int c) noexcept {
+    bytes.in_use += class_bytes(c);
+    bytes.peak = std::max(bytes.peak, bytes.in_use);
+  }
 };
 
 // Never destroyed: arrays may be freed after this library's static destructors ran. A fork waits
@@ -74,6 +80,7 @@ void give_to_pool(void* block) noexcept {
   FreeBlock*& first = pool().free[c];
   ASAN_UNPOISON_MEMORY_REGION(block, sizeof(FreeBlock));
   first = new (block) FreeBlock{first};
+  pool().bytes.in_use -= class_bytes(c);
   ASAN_POISON_MEMORY_REGION(block, class_bytes(c));
 }
 
@@ -83,12 +90,18 @@ void* take_from_pool(int c, [[maybe_unused]] size_t bytes) {
     std::lock_guard<std::mutex> lock(pool().mutex);
     FreeBlock*& first = pool().free[c];
     if (first != nullptr) {
+      pool().use(c);
       ASAN_UNPOISON_MEMORY_REGION(first, std::max(bytes, sizeof(FreeBlock)));
       return std::exchange(first, first->next);
     }
   }
   void* block = static_cast<char*>(allocate(class_bytes(c) + alignment)) + alignment;
   header(block) = {c, false, false};
+  {
+    std::lock_guard<std::mutex> lock(pool().mutex);
+    pool().bytes.held += class_bytes(c);
+    pool().use(c);
+  }
   ASAN_POISON_MEMORY_REGION(static_cast<char*>(block) + bytes, class_bytes(c) - bytes);
   return block;
 }
@@ -157,7 +170,16 @@ size_t pool_trim() noexcept {
       freed += class_bytes(c);
     }
   }
+  pool().bytes.held -= freed;
   return freed;
+}
+
+PoolBytes pool_bytes() noexcept {
+  std::lock_guard<std::mutex> lock(pool().mutex);
+  PoolBytes& bytes = pool().bytes;
+  const PoolBytes now = bytes;
+  bytes.peak = bytes.in_use;
+  return now;
 }
 
 }  // namespace tilegrad

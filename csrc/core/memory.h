@@ -18,6 +18,15 @@ void pool_give(void* block) noexcept;
 // Frees the blocks that nobody uses; returns how many bytes that was.
 size_t pool_trim() noexcept;
 
+// Bytes of the pool: of all its blocks, of those in use (plans' blocks always are), and the most in
+// use since pool_bytes was last called.
+struct PoolBytes {
+  size_t held;
+  size_t in_use;
+  size_t peak;
+};
+PoolBytes pool_bytes() noexcept;
+
 // Blocks set apart for a recorded plan (plan.h), which writes to them again at every replay: those
 // that are given back go to the arena's next taker, and to the pool when the arena is gone.
 class Arena {

@@ -31,8 +31,8 @@ _sequence = itertools.count()
 class Op:
     """One differentiable operation; a fresh object per call.
 
-    `forward(k, *arrays)` checks its inputs, allocates and returns the output array, and keeps with
-    `self.save(...)` what `backward(k, dy)` needs; `k` is the backend. `backward` returns one
+    `forward(k, *arrays)` checks its inputs, allocates and returns the output array, and keeps in
+    `self.saved`, a tuple, what `backward(k, dy)` needs; `k` is the backend. `backward` returns one
     gradient per input, None for those whose `self.needs` is False.
     `reads` names the inputs (by position) whose memory backward reads again: changing one of them
     in place between forward and backward is an error. `reads_output` says the same of the output.
@@ -41,12 +41,9 @@ class Op:
     reads: tuple[int, ...] = ()
     reads_output = False
 
-    saved: tuple | None = None
+    saved: tuple | None = ()  # None once backward has freed it
     edges: Sequence[Op | Tensor | None] = ()
     needs: Sequence[bool] = ()
-
-    def save(self, *items) -> None:
-        self.saved = items
 
     def forward(self, k, *arrays):
         raise NotImplementedError(f"{type(self).__name__} has no forward")
@@ -58,26 +55,26 @@ class Op:
 def apply(op: Op, *inputs: Tensor | None) -> Tensor:
     """Run `op` on `inputs` (None for an absent one) and record it if a gradient may flow."""
     device = inputs[0].device
-    arrays = []
-    needs = []
+    arguments = [backend.get(device)]
+    needs = op.needs = []
+    edges = []
     for t in inputs:
         if t is None:
-            arrays.append(None)
+            arguments.append(None)
             needs.append(False)
+            edges.append(None)
             continue
         if t.device != device:
             found = ", ".join(i.device for i in inputs if i is not None)
             raise ValueError(f"{_name(op)}: expected all inputs on one device, got {found}")
-        arrays.append(t.data)
+        arguments.append(t.data)
         needs.append(t.requires_grad)
-    op.needs = needs
+        edges.append((t.creator or t) if t.requires_grad else None)
     if recording.state.log is not None:
         recording.state.log.inputs(inputs)
-    out = Tensor._wrap(op.forward(backend.get(device), *arrays), device)
+    out = Tensor._wrap(op.forward(*arguments), device)
     if True in needs and _mode.grad:
-        edges = op.edges = []
-        for t in inputs:
-            edges.append((t.creator or t) if t is not None and t.requires_grad else None)
+        op.edges = edges
         versions = op.versions = []
         for i in op.reads:
             t = inputs[i]
@@ -101,54 +98,58 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
             raise ValueError(
                 f"backward: expected a scalar, or a grad of shape {root.shape}; got neither"
             )
-        seed = k.empty(root.shape, root.dtype)
+        seed = k.empty_like(root.data)
         seed.fill(1)
         seed = recording.constant(seed)
     else:
         seed = Tensor._coerce(grad, root.device).data
-        if seed.shape != root.shape:
+        if seed.shape != root.data.shape:
             raise ValueError(f"backward: expected a grad of shape {root.shape}, got {seed.shape}")
 
     start = root.creator or root
-    grads = {start: (seed, grad is None)}  # op or leaf -> (array, may we add to it in place)
+    grads = {start: seed}  # op or leaf -> array
+    borrowed = set() if grad is None else {start}  # those whose array may serve others too
     waiting = []  # a heap of (-sequence, op) for the ops in `grads`
     if start is not root:
         waiting.append((-start.sequence, start))
     while waiting:
         # Whatever read its output is younger, so the gradient of the youngest op is complete.
         op = heapq.heappop(waiting)[1]
-        dy, _ = grads.pop(op)
+        dy = grads.pop(op)
         _check_usable(op)
-        for edge, g in zip(op.edges, op.backward(k, dy), strict=True):
+        gradients, memory = op.backward(k, dy), dy.base
+        for i, edge in enumerate(op.edges):
+            g = gradients[i]
             if edge is None or g is None:
                 continue
-            if edge not in grads:
-                own = (
-                    g is not dy and g.base is not dy and (dy.base is None or g.base is not dy.base)
-                )
-                grads[edge] = (g, own)
+            total = grads.get(edge)
+            if total is None:
+                grads[edge] = g
+                if g is dy or g.base is dy or (g.base is memory and memory is not None):
+                    borrowed.add(edge)
                 if isinstance(edge, Op):
                     heapq.heappush(waiting, (-edge.sequence, edge))
                 continue
-            total, own = grads[edge]
-            target = total if own else k.empty(total.shape, total.dtype)
-            k.binary_forward(target, total, g, _ADD)
-            grads[edge] = (target, True)
+            if edge in borrowed:
+                borrowed.remove(edge)
+                grads[edge] = k.empty_like(total)
+            k.binary_forward(grads[edge], total, g, _ADD)
         if not retain_graph:
             op.saved = None
             op.edges = ()
 
-    for leaf, (g, own) in grads.items():  # only now: an error above leaves every grad as it was
+    log = recording.state.log
+    for leaf, g in grads.items():  # only now: an error above leaves every grad as it was
         if leaf.grad is not None:
-            total = k.empty(g.shape, g.dtype)
+            total = k.empty_like(g)
             k.binary_forward(total, leaf.grad.data, g, _ADD)
             g = total
-        elif not own:
-            shared, g = g, k.empty(g.shape, g.dtype)
+        elif leaf in borrowed:
+            shared, g = g, k.empty_like(g)
             k.activation_forward(g, shared, 0, 0.0)
         leaf.grad = Tensor._wrap(g, leaf.device)
-        if recording.state.log is not None:
-            recording.state.log.leaves[id(leaf)] = leaf
+        if log is not None:
+            log.leaves[id(leaf)] = leaf
 
 
 def _check_usable(op: Op) -> None:

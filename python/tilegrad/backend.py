@@ -27,7 +27,8 @@ from types import ModuleType
 import numpy as np
 
 # Every kernel and its arguments: outputs, inputs, saved statistics, sizes and hyperparameters.
-# Arrays are C-contiguous and of the shapes in csrc/ops/<stem>.h; sizes follow from them.
+# Arrays are C-contiguous and of the shapes in csrc/ops/<stem>.h; sizes follow from them. What
+# gives a bias's gradient takes the rows of dy, y and dz as (..., f).
 # `activation`, `kind` are the integers of the enums there (see ACTIVATIONS, BINARY, UNARY).
 _CONV = "stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups"
 _CONV_POOL = (
@@ -136,6 +137,7 @@ class Backend:
     Attributes:
         xp: the array library of its memory: numpy, or cupy.
         empty, zeros: (shape, dtype) -> a new array, uninitialised or of zeros.
+        empty_like: (array) -> an uninitialised one of the same shape and dtype.
         asarray: (array, dtype=None) -> the array in this memory, C-contiguous and of `dtype`;
             copied only if it must be.
         asynchronous: whether kernels run on while Python goes on, so that to read a number is to
@@ -150,12 +152,13 @@ class Backend:
         self.asynchronous = name in ("cuda", "sim", "simtrace")
         if name == "cuda":
             self.xp = import_cupy()
-            self._empty = _cupy_empty
+            self._empty, self._own_empty_like = _cupy_empty, None
             self.asarray = _cupy_asarray
             self._scalar = functools.lru_cache(maxsize=256)(self._new_scalar)
         else:
             self.xp = np
             self._empty = getattr(module, "empty", np.empty)
+            self._own_empty_like = getattr(module, "empty_like", None)
             self.asarray = _numpy_asarray
         self.restore()
 
@@ -173,15 +176,18 @@ class Backend:
         Args:
             wrappers: purpose -> wrap; that for "capture" gets `empty` and `zeros` too.
         """
-        found = {name: getattr(self.module, name, None) for name in KERNELS}
+        found = {name: getattr(self.module, name, self._missing(name)) for name in KERNELS}
         found |= {"empty": self._empty, "zeros": self._zeros}
         for name, function in found.items():
-            if function is None:
-                continue
             for purpose, wrap in wrappers.items():
                 if name in KERNELS or purpose == "capture":
                     function = wrap(self, name, function)
             setattr(self, name, function)  # at once: other threads may be calling it
+        own = None if "capture" in wrappers else self._own_empty_like
+        self.empty_like = own or self._empty_like
+
+    def _empty_like(self, array):
+        return self.empty(array.shape, array.dtype)
 
     def _zeros(self, shape, dtype):
         array = self._empty(shape, dtype)
@@ -214,10 +220,11 @@ class Backend:
         pooled = self.xp.get_default_memory_pool().free_bytes()
         return self.xp.cuda.runtime.memGetInfo()[0] + pooled
 
-    def __getattr__(self, name):
-        if name in KERNELS:
+    def _missing(self, name: str):
+        def raise_error(*_):
             raise NotImplementedError(f"{name}: the {self.name} backend does not have this kernel")
-        raise AttributeError(f"a backend has no attribute {name!r}")
+
+        return raise_error
 
     def __repr__(self):
         return f"<tilegrad backend {self.name}>"
@@ -379,6 +386,11 @@ def load(name: str) -> Backend:
             _loaded[name].module.set_stream_getter(lambda: stream().ptr)
         _loaded[name].install(_wrappers)
     return _loaded[name]
+
+
+def loaded() -> list[Backend]:
+    """The backends that were loaded so far."""
+    return list(_loaded.values())
 
 
 def _check_environment() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from . import backend, recording
 
+_new = object.__new__
 _GPU_MEMORY = ((2,), (13,))  # DLPack's kDLCUDA and kDLCUDAManaged
 
 
@@ -76,10 +77,10 @@ class Tensor:
         self.logits = None
         self._version = [0]  # shared by all views of this memory
 
-    @classmethod
-    def _wrap(cls, array, device: str) -> Tensor:
+    @staticmethod
+    def _wrap(array, device: str) -> Tensor:
         """A tensor round an array that is already contiguous and of the device's dtype."""
-        self = Tensor.__new__(Tensor)
+        self = _new(Tensor)
         self.data = array
         self.device = device
         self.requires_grad = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import math
 import operator
 
 from .. import backend, recording
@@ -14,18 +14,21 @@ def tensors(*values):
 
     Plain numbers and arrays take the dtype of the first tensor; None stays None.
     """
-    device = dtype = None
-    converted = True
     for v in values:
-        if isinstance(v, Tensor) and v.data.dtype.kind == "f":
-            if dtype is None:
-                device, dtype = v.device, v.data.dtype
-        elif v is not None:
-            converted = False
-            if device is None and isinstance(v, Tensor):
-                device = v.device
-    if converted:
-        return values
+        if v is not None and not (isinstance(v, Tensor) and v.data.dtype.kind == "f"):
+            return _converted(values)
+    return values
+
+
+def _converted(values):
+    device = dtype = None
+    for v in values:
+        if not isinstance(v, Tensor):
+            continue
+        if device is None:
+            device = v.device
+        if dtype is None and v.data.dtype.kind == "f":
+            device, dtype = v.device, v.data.dtype
     out = []
     for v in values:
         if v is None:
@@ -66,6 +69,8 @@ def whole(name: str, what: str, value, least: int) -> int:
 
 def pair(name: str, what: str, value, least: int = 1) -> tuple[int, int]:
     """An integer or a pair of them as (height, width)."""
+    if type(value) is int and least <= value < 2**31:
+        return value, value
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{name}: expected {what} to be one or two integers, got {value!r}")
@@ -74,7 +79,6 @@ def pair(name: str, what: str, value, least: int = 1) -> tuple[int, int]:
     return number, number
 
 
-@functools.lru_cache(maxsize=1024)
 def window_axis(name, size, kernel, stride, padding, dilation=1):
     """(output size, padding before) of an axis; `padding` is "valid", "same" or (before, after).
 
@@ -100,11 +104,12 @@ def window_axis(name, size, kernel, stride, padding, dilation=1):
 def window_padding(name: str, padding):
     """`padding` as one specification for `window_axis` per axis: (rows, columns)."""
     if isinstance(padding, str):
-        if padding.lower() not in ("valid", "same"):
+        mode = padding.lower()
+        if mode not in ("valid", "same"):
             raise ValueError(
                 f'{name}: expected padding "valid", "same" or integers, got {padding!r}'
             )
-        return padding.lower(), padding.lower()
+        return mode, mode
     if isinstance(padding, (tuple, list)) and any(isinstance(p, (tuple, list)) for p in padding):
         if len(padding) != 2 or not all(isinstance(p, (tuple, list)) for p in padding):
             raise ValueError(
@@ -115,7 +120,15 @@ def window_padding(name: str, padding):
     return (ph, ph), (pw, pw)
 
 
-def image_shape(name: str, x) -> tuple[int, int, int, int]:
-    if x.ndim != 4:
-        raise ValueError(f"{name}: expected x of shape (n, h, w, c), got {x.shape}")
-    return x.shape
+def as_rows(array):
+    """`array` (..., c) as (rows, c), in the same memory."""
+    if array.ndim == 2:
+        return array
+    shape = array.shape
+    return array.reshape(math.prod(shape[:-1]), shape[-1])
+
+
+def image_shape(name: str, shape) -> tuple[int, int, int, int]:
+    if len(shape) != 4:
+        raise ValueError(f"{name}: expected x of shape (n, h, w, c), got {shape}")
+    return shape

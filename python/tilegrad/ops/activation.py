@@ -25,14 +25,14 @@ class Activation(Op):
         self.reads, self.reads_output = ((), True) if from_y else ((0,), False)
 
     def forward(self, k, x):
-        y = k.empty(x.shape, x.dtype)
+        y = k.empty_like(x)
         k.activation_forward(y, x, self.kind, self.alpha)
-        self.save(y if self.reads_output else x)
+        self.saved = (y if self.reads_output else x,)
         return y
 
     def backward(self, k, dy):
         (saved,) = self.saved
-        dx = k.empty(dy.shape, dy.dtype)
+        dx = k.empty_like(dy)
         k.activation_backward_dx(dx, dy, saved, self.kind, self.alpha)
         return (dx,)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from ..autograd import Op, apply
 from ._common import check_dtypes, image_shape, pair, tensors, whole, window_axis, window_padding
 from .activation import resolve
@@ -14,38 +16,22 @@ class Conv2D(Op):
     reads = (0, 1)
     reads_output = True
 
-    def __init__(self, strides, padding, dilation, groups, activation: int, alpha: float):
-        self.strides = strides
-        self.padding = padding
-        self.dilation = dilation
-        self.groups = groups
+    def __init__(self, window, activation: int, alpha: float):
+        self.window = window  # strides, padding, dilation, groups
         self.activation = activation
         self.alpha = alpha
 
     def plan(self, x, w, b):
         """The shape of y; checks the inputs and sets `self.geometry` on the way."""
-        n, h, width, c = image_shape("conv2d", x)
-        groups = self.groups
-        if w.ndim != 4 or w.shape[2] * groups != c or w.shape[3] % groups or 0 in w.shape:
-            per_group = f"c / groups = {c} / {groups}" if groups > 1 else c
-            multiple = f", f a multiple of {groups}" if groups > 1 else ""
-            raise ValueError(
-                f"conv2d: expected w of shape (kh, kw, {per_group}, f){multiple}, got {w.shape}"
-            )
-        kh, kw, _, f = w.shape
-        if b is not None and b.shape != (f,):
-            raise ValueError(f"conv2d: expected b of shape ({f},), got {b.shape}")
+        b_shape = None if b is None else b.shape
+        shape, self.geometry = _checked_geometry(x.shape, w.shape, b_shape, self.window)
         check_dtypes("conv2d", x, w, b)
-        (sh, sw), (dh, dw) = self.strides, self.dilation
-        oh, top = window_axis("conv2d", h, kh, sh, self.padding[0], dh)
-        ow, left = window_axis("conv2d", width, kw, sw, self.padding[1], dw)
-        self.geometry = (sh, sw, top, left, dh, dw, groups)
-        return n, oh, ow, f
+        return shape
 
     def forward(self, k, x, w, b):
         y = k.empty(self.plan(x, w, b), x.dtype)
         k.conv2d_forward(y, x, w, b, *self.geometry, self.activation, self.alpha)
-        self.save(x, w, y if self.activation else None)
+        self.saved = x, w, y if self.activation else None
         return y
 
     def backward(self, k, dy):
@@ -54,14 +40,33 @@ class Conv2D(Op):
         return *conv2d_gradients(k, dz, x, w, self.geometry, self.needs), db
 
 
+@functools.lru_cache(maxsize=1024)
+def _checked_geometry(x_shape, w_shape, b_shape, window):
+    """(shape of y, the kernels' hyperparameters) of a convolution; the same ones come again."""
+    (sh, sw), (rows, columns), (dh, dw), groups = window
+    n, h, width, c = image_shape("conv2d", x_shape)
+    if len(w_shape) != 4 or w_shape[2] * groups != c or w_shape[3] % groups or 0 in w_shape:
+        per_group = f"c / groups = {c} / {groups}" if groups > 1 else c
+        multiple = f", f a multiple of {groups}" if groups > 1 else ""
+        raise ValueError(
+            f"conv2d: expected w of shape (kh, kw, {per_group}, f){multiple}, got {w_shape}"
+        )
+    kh, kw, _, f = w_shape
+    if b_shape not in (None, (f,)):
+        raise ValueError(f"conv2d: expected b of shape ({f},), got {b_shape}")
+    oh, top = window_axis("conv2d", h, kh, sh, rows, dh)
+    ow, left = window_axis("conv2d", width, kw, sw, columns, dw)
+    return (n, oh, ow, f), (sh, sw, top, left, dh, dw, groups)
+
+
 def conv2d_gradients(k, dz, x, w, geometry, needs):
     """(dx, dw) from dz, the gradient before the activation; None where not needed."""
     dx = dw = None
     if needs[0]:
-        dx = k.empty(x.shape, x.dtype)
+        dx = k.empty_like(x)
         k.conv2d_backward_dx(dx, dz, w, *geometry)
     if needs[1]:
-        dw = k.empty(w.shape, w.dtype)
+        dw = k.empty_like(w)
         k.conv2d_backward_dw(dw, x, dz, *geometry)
     return dx, dw
 
@@ -114,10 +119,10 @@ def conv2d(
 
 def conv2d_op(strides, padding, dilation, groups, activation, alpha) -> Conv2D:
     """The op that `conv2d` applies, its arguments checked."""
-    return Conv2D(
+    window = (
         pair("conv2d", "strides", strides),
         window_padding("conv2d", padding),
         pair("conv2d", "dilation", dilation),
         whole("conv2d", "groups", groups, 1),
-        *resolve("conv2d", activation, alpha),
     )
+    return Conv2D(window, *resolve("conv2d", activation, alpha))

@@ -22,19 +22,19 @@ class Conv2DMaxPool2D(Op):
 
     reads = (0, 1)
 
-    def __init__(self, conv: Conv2D, pool: MaxPool2D):
+    def __init__(self, conv: Conv2D, pool: MaxPool2D, image_shape):
         self.conv = conv
         self.pool = pool
+        self.image_shape = image_shape  # what `conv.plan` gave
 
     def forward(self, k, x, w, b):
         conv, pool = self.conv, self.pool
-        self.image_shape = conv.plan(x, w, b)
         y = k.empty(pool.plan(self.image_shape), x.dtype)
         index = k.empty(y.shape, np.uint8)
         kh, kw, _, _, top, left = pool.geometry
         self.sizes = (*self.image_shape[1:3], *conv.geometry[:6], kh, kw, top, left)
         k.conv2d_max_pool2d_forward(y, index, x, w, b, *self.sizes, conv.activation)
-        self.save(x, w, index)
+        self.saved = x, w, index
         return y
 
     def backward(self, k, dy):
@@ -44,7 +44,7 @@ class Conv2DMaxPool2D(Op):
             k.max_pool2d_backward_dx(dz, dy, index, *self.pool.geometry)
             _, db = before_activation(k, dz, None, 0, 0.0, self.needs[2])
             return *conv2d_gradients(k, dz, x, w, self.conv.geometry, self.needs), db
-        dw = k.empty(w.shape, w.dtype)
+        dw = k.empty_like(w)
         db = k.empty(w.shape[3:], w.dtype) if self.needs[2] else None
         k.conv2d_max_pool2d_backward_dw(dw, db, x, dy, index, *self.sizes)
         return None, dw, db
@@ -60,10 +60,10 @@ class Conv2DMaxPool2D(Op):
 
 
 def can_fuse(conv: Conv2D, pool: MaxPool2D, image_shape) -> bool:
-    """Whether one kernel does both; `image_shape` is that of the convolution's output."""
+    """Whether one kernel does both; `image_shape` is what `conv.plan` gave."""
     kh, kw = pool.window
     return (
-        conv.groups == 1
+        conv.geometry[-1] == 1
         and conv.activation <= ACTIVATIONS["relu"]
         and pool.strides == pool.window
         and kh * kw <= 255
@@ -109,6 +109,7 @@ def conv2d_max_pool2d(
     x, w, b = tensors(x, w, b)
     conv = conv2d_op(strides, padding, dilation, 1, activation, None)
     pool = pool2d_op(MaxPool2D, pool_size, None, pool_padding)
-    if can_fuse(conv, pool, conv.plan(x, w, b)):
-        return apply(Conv2DMaxPool2D(conv, pool), x, w, b)
+    image_shape = conv.plan(x, w, b)
+    if can_fuse(conv, pool, image_shape):
+        return apply(Conv2DMaxPool2D(conv, pool, image_shape), x, w, b)
     return apply(pool, apply(conv, x, w, b))

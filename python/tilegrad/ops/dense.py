@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
+import numpy as np
+
 from ..autograd import Op, apply
-from ._common import check_dtypes, tensors
+from ._common import as_rows, check_dtypes, tensors
 from .activation import resolve
-from .elementwise import broadcast_to, expand_dims, squeeze, sum_to
+from .elementwise import broadcast_to, check_ndim, sum_to
 
 
 class Dense(Op):
@@ -24,30 +27,31 @@ class Dense(Op):
         if w.ndim != 2:
             raise ValueError(f"dense: expected w of shape (c, f), got {w.shape}")
         c, f = w.shape
-        if x.ndim < 1 or x.shape[-1] != c:
+        x_shape = x.shape
+        if x_shape[-1:] != (c,):
             raise ValueError(
-                f"dense: expected x of shape (..., {c}) for w {w.shape}, got {x.shape}"
+                f"dense: expected x of shape (..., {c}) for w {w.shape}, got {x_shape}"
             )
         if b is not None and b.shape != (f,):
             raise ValueError(f"dense: expected b of shape ({f},), got {b.shape}")
         check_dtypes("dense", x, w, b)
-        rows = x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), c)
+        rows = as_rows(x)
         y = k.empty((len(rows), f), x.dtype)
         k.dense_forward(y, rows, w, b, self.activation, self.alpha)
-        self.save(rows, w, y if self.activation else None, x.shape)
-        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], f)
+        self.saved = rows, w, y if self.activation else None, x_shape
+        return y if rows is x else y.reshape(*x_shape[:-1], f)
 
     def backward(self, k, dy):
         x, w, y, x_shape = self.saved
-        dy = dy.reshape(len(x), w.shape[1])
-        dz, db = before_activation(k, dy, y, self.activation, self.alpha, self.needs[2])
+        dz, db = before_activation(k, as_rows(dy), y, self.activation, self.alpha, self.needs[2])
         dx = dw = None
         if self.needs[0]:
-            dx = k.empty(x.shape, x.dtype)
+            dx = k.empty_like(x)
             k.dense_backward_dx(dx, dz, w)
-            dx = dx.reshape(x_shape)
+            if len(x_shape) != 2:
+                dx = dx.reshape(x_shape)
         if self.needs[1]:
-            dw = k.empty(w.shape, w.dtype)
+            dw = k.empty_like(w)
             k.dense_backward_dw(dw, x, dz)
         return dx, dw, db
 
@@ -57,16 +61,14 @@ def before_activation(k, dy, y, activation: int, alpha: float, needs_db: bool):
 
     Of any shape (..., f); both in one pass where both are wanted.
     """
-    rows = (math.prod(dy.shape[:-1]), dy.shape[-1])
-    db = k.empty(rows[1:], dy.dtype) if needs_db else None
+    db = k.empty(dy.shape[-1:], dy.dtype) if needs_db else None
     if not activation:
         if needs_db:
-            k.bias_backward_db(db, dy.reshape(rows))
+            k.bias_backward_db(db, dy)
         return dy, db
-    dz = k.empty(dy.shape, dy.dtype)
+    dz = k.empty_like(dy)
     if needs_db:
-        flat = (a.reshape(rows) for a in (dy, y))
-        k.bias_activation_backward_dz(dz.reshape(rows), db, *flat, activation, alpha)
+        k.bias_activation_backward_dz(dz, db, dy, y, activation, alpha)
     else:
         k.activation_backward_dx(dz, dy, y, activation, alpha)
     return dz, db
@@ -99,28 +101,41 @@ def dense(x, w, b=None, activation: str | None = None, alpha: float | None = Non
 
 
 class Matmul(Op):
-    """y[i] = a[i] b[i]; a or b with one matrix serves the whole batch."""
+    """y[i] = a[i] b[i] for the matrices of a batch; an operand with one serves all.
+
+    Args:
+        views: the shapes of a, b and y as the kernels see them: (matrices, rows, columns).
+        shape: that of y for the caller.
+    """
 
     reads = (0, 1)
 
+    def __init__(self, views, shape):
+        self.views = views
+        self.shape = shape
+
     def forward(self, k, a, b):
-        batch = max(len(a), len(b)) if len(a) and len(b) else 0
-        y = k.empty((batch, a.shape[1], b.shape[2]), a.dtype)
+        a_view, b_view, y_view = self.views
+        a_shape, b_shape = a.shape, b.shape
+        a, b = a.reshape(a_view), b.reshape(b_view)
+        y = k.empty(y_view, a.dtype)
         k.matmul_forward(y, a, b)
-        self.save(a, b)
-        return y
+        self.saved = a, b, a_shape, b_shape
+        return y.reshape(self.shape)
 
     def backward(self, k, dy):
-        a, b = self.saved
+        a, b, a_shape, b_shape = self.saved
+        a_view, b_view, y_view = self.views
+        dy = dy.reshape(y_view)
         da = db = None
         if self.needs[0]:
-            da = k.empty((len(dy), *a.shape[1:]), a.dtype)
+            da = k.empty(y_view[:1] + a_view[1:], a.dtype)
             k.matmul_backward_da(da, dy, b)
-            da = sum_to(k, da, a.shape)
+            da = sum_to(k, da, a_view).reshape(a_shape)
         if self.needs[1]:
-            db = k.empty((len(dy), *b.shape[1:]), b.dtype)
+            db = k.empty(y_view[:1] + b_view[1:], b.dtype)
             k.matmul_backward_db(db, a, dy)
-            db = sum_to(k, db, b.shape)
+            db = sum_to(k, db, b_view).reshape(b_shape)
         return da, db
 
 
@@ -144,39 +159,31 @@ def matmul(a, b):
     [[11.0]]
     """
     a, b = tensors(a, b)
-    shapes = a.shape, b.shape
-    if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
-        raise ValueError(
-            f"matmul: expected a (..., m, k) and b (..., k, n), got {shapes[0]} and {shapes[1]}"
-        )
-    check_dtypes("matmul", a, b)
-    if a.ndim == 1:
-        a = expand_dims(a, 0)
-    if b.ndim == 1:
-        b = expand_dims(b, 1)
-    batch = _broadcast("matmul", a.shape[:-2], b.shape[:-2], shapes)
-    a, b = (_as_batch(t, batch) for t in (a, b))
-    y = apply(Matmul(), a, b).reshape((*batch, a.shape[1], b.shape[2]))
-    if len(shapes[0]) == 1:
-        y = squeeze(y, -2)
-    if len(shapes[1]) == 1:
-        y = squeeze(y, -1)
-    return y
+    a_shape, b_shape, views, shape = _matmul_shapes(a.data.shape, b.data.shape)
+    check_dtypes("matmul", a.data, b.data)
+    if a_shape is not None:
+        a = broadcast_to(a, a_shape)
+    if b_shape is not None:
+        b = broadcast_to(b, b_shape)
+    return apply(Matmul(views, shape), a, b)
 
 
-def _as_batch(t, batch: tuple[int, ...]):
-    """t (..., m, n) as (prod(batch), m, n), or (1, m, n) where one matrix serves all."""
-    if math.prod(t.shape[:-2]) != 1 and t.shape[:-2] != batch:
-        t = broadcast_to(t, (*batch, *t.shape[-2:]))
-    return t.reshape((math.prod(t.shape[:-2]), *t.shape[-2:]))
-
-
-def _broadcast(name, a, b, shapes) -> tuple[int, ...]:
-    out = []
-    for i in range(max(len(a), len(b)), 0, -1):
-        p = a[-i] if i <= len(a) else 1
-        q = b[-i] if i <= len(b) else 1
-        if p != q and 1 not in (p, q):
-            raise ValueError(f"{name}: leading axes do not broadcast: {shapes[0]} and {shapes[1]}")
-        out.append(q if p == 1 else p)
-    return tuple(out)
+@functools.lru_cache(maxsize=1024)
+def _matmul_shapes(a, b):
+    """What a and b have to be repeated to (None: nothing), `Matmul`'s views, and y's shape."""
+    if not a or not b or a[-1] != b[-2 if len(b) > 1 else 0]:
+        raise ValueError(f"matmul: expected a (..., m, k) and b (..., k, n), got {a} and {b}")
+    *a_lead, m, inner = a if len(a) > 1 else (1, *a)
+    *b_lead, _, n = b if len(b) > 1 else (*b, 1)
+    try:
+        batch = np.broadcast_shapes(tuple(a_lead), tuple(b_lead))
+    except ValueError:
+        raise ValueError(f"matmul: leading axes do not broadcast: {a} and {b}") from None
+    shape = (*batch, *a[-2:-1], *(b[-1:] if len(b) > 1 else ()))
+    check_ndim("matmul", len(shape))
+    count, a_count, b_count = math.prod(batch), math.prod(a_lead), math.prod(b_lead)
+    a_shape = None if a_count in (1, count) else (*batch, m, inner)
+    b_shape = None if b_count in (1, count) else (*batch, inner, n)
+    a_view = (1 if a_count == 1 else count, m, inner)
+    b_view = (1 if b_count == 1 else count, inner, n)
+    return a_shape, b_shape, (a_view, b_view, (count, m, n)), shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import math
 import operator
 
@@ -41,7 +42,7 @@ class BinaryOp(Op):
         check_ndim(self.name, len(shape))
         y = k.empty(shape, a.dtype)
         k.binary_forward(y, a, b, self.kind)
-        self.save(*((a.shape, b.shape) if self.linear else (a, b)))
+        self.saved = (a.shape, b.shape) if self.linear else (a, b)
         return y
 
     def backward(self, k, dy):
@@ -54,11 +55,11 @@ class BinaryOp(Op):
                 db = sum_to(k, dy, b, -1.0 if self.kind == BINARY["subtract"] else 1.0)
             return da, db
         if self.needs[0]:
-            da = k.empty(dy.shape, dy.dtype)
+            da = k.empty_like(dy)
             k.binary_backward_da(da, dy, a, b, self.kind)
             da = sum_to(k, da, a.shape)
         if self.needs[1]:
-            db = k.empty(dy.shape, dy.dtype)
+            db = k.empty_like(dy)
             k.binary_backward_db(db, dy, a, b, self.kind)
             db = sum_to(k, db, b.shape)
         return da, db
@@ -66,6 +67,8 @@ class BinaryOp(Op):
 
 def sum_to(k, g, shape, scale: float = 1.0):
     """scale g, summed over the axes along which an array of `shape` was repeated to g's shape."""
+    if scale == 1.0 and g.shape == shape:
+        return g
     lead = g.ndim - len(shape)
     repeated = [i for i in range(g.ndim) if i < lead or (shape[i - lead] == 1 and g.shape[i] != 1)]
     while repeated:
@@ -79,7 +82,7 @@ def sum_to(k, g, shape, scale: float = 1.0):
         scale = 1.0
         g = total.reshape((*g.shape[:first], *[1] * (last + 1 - first), *g.shape[last + 1 :]))
     if scale != 1.0:
-        out = k.empty(g.shape, g.dtype)
+        out = k.empty_like(g)
         k.unary_forward(out, g, UNARY["negative"])
         g = out
     return g.reshape(shape)
@@ -143,14 +146,14 @@ class UnaryOp(Op):
         self.kind = UNARY[name]
 
     def forward(self, k, x):
-        y = k.empty(x.shape, x.dtype)
+        y = k.empty_like(x)
         k.unary_forward(y, x, self.kind)
-        self.save(x)
+        self.saved = (x,)
         return y
 
     def backward(self, k, dy):
         (x,) = self.saved
-        dx = k.empty(x.shape, x.dtype)
+        dx = k.empty_like(x)
         k.unary_backward_dx(dx, dy, x, self.kind)
         return (dx,)
 
@@ -200,14 +203,14 @@ class Clip(Op):
             raise ValueError(f"clip: expected low <= high, got {low} and {high}")
 
     def forward(self, k, x):
-        y = k.empty(x.shape, x.dtype)
+        y = k.empty_like(x)
         k.clip_forward(y, x, self.low, self.high)
-        self.save(x)
+        self.saved = (x,)
         return y
 
     def backward(self, k, dy):
         (x,) = self.saved
-        dx = k.empty(x.shape, x.dtype)
+        dx = k.empty_like(x)
         k.clip_backward_dx(dx, dy, x, self.low, self.high)
         return (dx,)
 
@@ -235,23 +238,22 @@ class Reduce(Op):
         self.reads, self.reads_output = ((0,), True) if kind == "max" else ((), False)
 
     def forward(self, k, x):
-        outer, r, inner = self.view = _split(x.shape, self.first, self.last)
+        shape = x.shape
+        outer, r, inner = self.view = _split(shape, self.first, self.last)
         y = k.empty((outer, inner), x.dtype)
         x3 = x.reshape(self.view)
         if self.kind == "max":
             if r == 0:
-                raise ValueError(
-                    f"max: expected at least one element to reduce, got shape {x.shape}"
-                )
+                raise ValueError(f"max: expected at least one element to reduce, got shape {shape}")
             k.reduce_max_forward(y, x3)
-            self.save(x.shape, x3, y)
+            self.saved = shape, x3, y
         else:
             self.scale = 1.0 / r if self.kind == "mean" and r else 1.0
             k.reduce_sum_forward(y, x3, self.scale)
             if self.kind == "mean" and r == 0:
                 y.fill(math.nan)
-            self.save(x.shape)
-        return y.reshape(x.shape[: self.first] + x.shape[self.last :])
+            self.saved = (shape,)
+        return y.reshape(shape[: self.first] + shape[self.last :])
 
     def backward(self, k, dy):
         dx = k.empty(self.view, dy.dtype)
@@ -267,6 +269,8 @@ def _axes(name: str, axis, ndim: int) -> tuple[int, ...]:
     """`axis` (None, an integer or several) as sorted, distinct, non-negative axes."""
     if axis is None:
         return tuple(range(ndim))
+    if type(axis) is int and -ndim <= axis < ndim:
+        return (axis % ndim,)
     given = axis if isinstance(axis, (tuple, list)) else (axis,)
     axes = []
     for a in given:
@@ -281,14 +285,17 @@ def _axes(name: str, axis, ndim: int) -> tuple[int, ...]:
 
 def _reduce(kind: str, x, axis, keepdims: bool):
     (x,) = tensors(x)
-    axes = _axes(kind, axis, x.ndim)
-    kept = [i for i in range(x.ndim) if i not in axes]
-    shape = tuple([1 if i in axes else n for i, n in enumerate(x.shape)]) if keepdims else None
-    if axes and axes[-1] - axes[0] + 1 != len(axes):
-        x = transpose(x, (*kept, *axes))
-        axes = tuple(range(len(kept), x.ndim))
-    y = apply(Reduce(kind, *((axes[0], axes[-1] + 1) if axes else (x.ndim, x.ndim))), x)
-    return reshape(y, shape) if keepdims else y
+    shape = x.data.shape
+    ndim = len(shape)
+    axes = _axes(kind, axis, ndim)
+    first, last = (axes[0], axes[-1] + 1) if axes else (ndim, ndim)
+    if last - first != len(axes):  # not neighbours: then they go last
+        first, last = ndim - len(axes), ndim
+        x = transpose(x, (*[i for i in range(ndim) if i not in axes], *axes))
+    y = apply(Reduce(kind, first, last), x)
+    if not keepdims:
+        return y
+    return reshape(y, tuple([1 if i in axes else n for i, n in enumerate(shape)]))
 
 
 def sum(x, axis=None, keepdims: bool = False):
@@ -319,6 +326,7 @@ def min(x, axis=None, keepdims: bool = False):
 # -- movement --------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=1024)
 def _strides(shape) -> tuple[int, ...]:
     """Row-major strides in elements."""
     strides = []
@@ -334,7 +342,7 @@ class Reshape(Op):
         self.shape = shape
 
     def forward(self, k, x):
-        self.save(x.shape)
+        self.saved = (x.shape,)
         return x.reshape(self.shape)
 
     def backward(self, k, dy):
@@ -389,19 +397,30 @@ class Transpose(Op):
         self.axes = axes
 
     def forward(self, k, x):
-        self.save()
         return self._move(k, x, self.axes)
 
     def backward(self, k, dy):
-        return (self._move(k, dy, tuple(np.argsort(self.axes))),)
+        return (self._move(k, dy, _inverse(self.axes)),)
 
     @staticmethod
     def _move(k, x, axes):
-        strides = _strides(x.shape)
-        shape = tuple([x.shape[a] for a in axes])
+        shape, strides = _permuted(x.shape, axes)
         y = k.empty(shape, x.dtype)
-        k.strided_copy(y, x, shape, 0, _strides(shape), 0, tuple([strides[a] for a in axes]))
+        k.strided_copy(y, x, shape, 0, _strides(shape), 0, strides)
         return y
+
+
+@functools.lru_cache(maxsize=1024)
+def _permuted(shape, axes):
+    """(sizes, strides) of an array of `shape`, both in the order `axes`."""
+    strides = _strides(shape)
+    return tuple([shape[a] for a in axes]), tuple([strides[a] for a in axes])
+
+
+@functools.lru_cache(maxsize=1024)
+def _inverse(axes):
+    """The order that undoes the order `axes`."""
+    return tuple(sorted(range(len(axes)), key=axes.__getitem__))
 
 
 def transpose(x, axes=None):
@@ -412,10 +431,13 @@ def transpose(x, axes=None):
     [[1.0, 3.0], [2.0, 4.0]]
     """
     (x,) = tensors(x)
-    order = range(x.ndim)[::-1] if axes is None else [operator.index(a) for a in axes]
-    if sorted(a % x.ndim if -x.ndim <= a < x.ndim else -1 for a in order) != list(range(x.ndim)):
-        raise ValueError(f"transpose: expected a permutation of {x.ndim} axes, got {tuple(order)}")
-    return apply(Transpose(tuple([a % x.ndim for a in order])), x)
+    ndim = x.data.ndim
+    if axes is None:
+        return apply(Transpose(tuple(range(ndim)[::-1])), x)
+    order = [operator.index(a) for a in axes]
+    if sorted([a % ndim if -ndim <= a < ndim else -1 for a in order]) != list(range(ndim)):
+        raise ValueError(f"transpose: expected a permutation of {ndim} axes, got {tuple(order)}")
+    return apply(Transpose(tuple([a % ndim for a in order])), x)
 
 
 class BroadcastTo(Op):
@@ -431,7 +453,7 @@ class BroadcastTo(Op):
         ]
         y = k.empty(self.shape, x.dtype)
         k.strided_copy(y, x, self.shape, 0, _strides(self.shape), 0, tuple(steps))
-        self.save(x.shape)
+        self.saved = (x.shape,)
         return y
 
     def backward(self, k, dy):
@@ -461,7 +483,7 @@ class GetItem(Op):
     def forward(self, k, x):
         y = k.empty(self.size, x.dtype)
         k.strided_copy(y, x, self.size, 0, _strides(self.size), self.offset, self.strides)
-        self.save(x.shape)
+        self.saved = (x.shape,)
         return y.reshape(self.shape)
 
     def backward(self, k, dy):
@@ -538,7 +560,7 @@ class Concatenate(Op):
             ),
             xs[0].dtype,
         )
-        self.save([x.shape for x in xs], _strides(y.shape))
+        self.saved = [x.shape for x in xs], _strides(y.shape)
         for x, offset in zip(xs, self._offsets(), strict=True):
             k.strided_copy(y, x, x.shape, offset, self.saved[1], 0, _strides(x.shape))
         return y
@@ -602,13 +624,12 @@ class Dropout(Op):
         self.seed = seed
 
     def forward(self, k, x):
-        y = k.empty(x.shape, x.dtype)
+        y = k.empty_like(x)
         k.dropout_forward(y, x, self.rate, self.seed)
-        self.save()
         return y
 
     def backward(self, k, dy):
-        dx = k.empty(dy.shape, dy.dtype)
+        dx = k.empty_like(dy)
         k.dropout_backward_dx(dx, dy, self.rate, self.seed)
         return (dx,)
 

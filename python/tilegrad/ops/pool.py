@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from ..autograd import Op, apply
@@ -20,28 +22,28 @@ class Pool2D(Op):
 
     def plan(self, x_shape):
         """The shape of y; sets `self.geometry` and `self.x_shape` on the way."""
-        n, h, w, c = x_shape
-        (kh, kw), (sh, sw) = self.window, self.strides
-        for axis, (before, after), size in zip(
-            "hw", _explicit(self.padding), self.window, strict=True
-        ):
-            if before >= size or after >= size:
-                raise ValueError(
-                    f"{self.name}: expected padding smaller than the window along {axis}, "
-                    f"got {before} and {after} for {size}"
-                )
-        oh, top = window_axis(self.name, h, kh, sh, self.padding[0])
-        ow, left = window_axis(self.name, w, kw, sw, self.padding[1])
-        self.geometry = (kh, kw, sh, sw, top, left)
         self.x_shape = x_shape
-        return n, oh, ow, c
+        shape, self.geometry = _checked_geometry(
+            self.name, x_shape, self.window, self.strides, self.padding
+        )
+        return shape
 
-    def allocate(self, k, x):
-        return k.empty(self.plan(image_shape(self.name, x)), x.dtype)
 
-
-def _explicit(padding):
-    return [p if isinstance(p, tuple) else (0, 0) for p in padding]
+@functools.lru_cache(maxsize=1024)
+def _checked_geometry(name, x_shape, window, strides, padding):
+    """(shape of y, the kernels' hyperparameters) of a pooling; the same ones come again."""
+    n, h, w, c = image_shape(name, x_shape)
+    (kh, kw), (sh, sw) = window, strides
+    explicit = [p if isinstance(p, tuple) else (0, 0) for p in padding]
+    for axis, (before, after), size in zip("hw", explicit, window, strict=True):
+        if before >= size or after >= size:
+            raise ValueError(
+                f"{name}: expected padding smaller than the window along {axis}, "
+                f"got {before} and {after} for {size}"
+            )
+    oh, top = window_axis(name, h, kh, sh, padding[0])
+    ow, left = window_axis(name, w, kw, sw, padding[1])
+    return (n, oh, ow, c), (kh, kw, sh, sw, top, left)
 
 
 class MaxPool2D(Pool2D):
@@ -50,11 +52,11 @@ class MaxPool2D(Pool2D):
     name = "max_pool2d"
 
     def forward(self, k, x):
-        y = self.allocate(k, x)
+        y = k.empty(self.plan(x.shape), x.dtype)
         small = self.window[0] * self.window[1] <= 256
         index = k.empty(y.shape, np.uint8 if small else np.int32)
         k.max_pool2d_forward(y, index, x, *self.geometry)
-        self.save(index)
+        self.saved = (index,)
         return y
 
     def backward(self, k, dy):
@@ -70,9 +72,8 @@ class AvgPool2D(Pool2D):
     name = "avg_pool2d"
 
     def forward(self, k, x):
-        y = self.allocate(k, x)
+        y = k.empty(self.plan(x.shape), x.dtype)
         k.avg_pool2d_forward(y, x, *self.geometry)
-        self.save()
         return y
 
     def backward(self, k, dy):
@@ -83,12 +84,12 @@ class AvgPool2D(Pool2D):
 
 class GlobalAvgPool2D(Op):
     def forward(self, k, x):
-        n, h, w, c = image_shape("global_avg_pool2d", x)
+        n, h, w, c = image_shape("global_avg_pool2d", x.shape)
         if h * w == 0:
             raise ValueError(f"global_avg_pool2d: expected at least one pixel, got x {x.shape}")
         y = k.empty((n, c), x.dtype)
         k.global_avg_pool2d_forward(y, x.reshape(n, h * w, c))
-        self.save(x.shape)
+        self.saved = (x.shape,)
         return y
 
     def backward(self, k, dy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 
@@ -10,8 +11,10 @@ import numpy as np
 from .. import backend, recording
 from ..autograd import Op, apply
 from ..tensor import Tensor
-from ._common import tensors
+from ._common import as_rows, tensors
 from .elementwise import transpose
+
+_INT32 = np.dtype(np.int32)
 
 
 class Rows(Op):
@@ -20,17 +23,18 @@ class Rows(Op):
     reads_output = True
 
     def forward(self, k, x):
-        if x.ndim == 0 or x.shape[-1] == 0:
-            raise ValueError(f"{self.name}: expected at least one class, got shape {x.shape}")
-        y = k.empty(x.shape, x.dtype)
-        getattr(k, f"{self.name}_forward")(_rows(y), _rows(x))
-        self.save(y)
+        shape = x.shape
+        if not shape or shape[-1] == 0:
+            raise ValueError(f"{self.name}: expected at least one class, got shape {shape}")
+        y = k.empty_like(x)
+        getattr(k, f"{self.name}_forward")(as_rows(y), as_rows(x))
+        self.saved = (y,)
         return y
 
     def backward(self, k, dy):
         (y,) = self.saved
-        dx = k.empty(y.shape, y.dtype)
-        getattr(k, f"{self.name}_backward_dx")(_rows(dx), _rows(dy), _rows(y))
+        dx = k.empty_like(y)
+        getattr(k, f"{self.name}_backward_dx")(as_rows(dx), as_rows(dy), as_rows(y))
         return (dx,)
 
 
@@ -40,12 +44,6 @@ class Softmax(Rows):
 
 class LogSoftmax(Rows):
     name = "log_softmax"
-
-
-def _rows(x):
-    if x.ndim == 2:
-        return x
-    return x.reshape(-1 if x.size else math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _along(op: Rows, x, axis: int):
@@ -95,18 +93,19 @@ class SoftmaxCrossEntropy(Op):
         self.sparse = labels.dtype.kind != "f"
 
     def forward(self, k, x):
-        n = len(x)
+        n, classes = x.shape
         self.scale = 1.0 / n if self.reduction == "mean" and n else 1.0
-        loss, losses = k.empty((1,), x.dtype), k.empty((n,), x.dtype)
-        p = k.empty(x.shape, x.dtype)
-        form = "sparse" if self.sparse else "dense"
-        kernel = getattr(k, f"softmax_cross_entropy_{form}_forward")
+        loss, losses, p = k.empty((1,), x.dtype), k.empty((n,), x.dtype), k.empty_like(x)
+        if self.sparse:
+            kernel = k.softmax_cross_entropy_sparse_forward
+        else:
+            kernel = k.softmax_cross_entropy_dense_forward
         kernel(loss, losses, p, x, self.labels, self.weight, self.scale)
         if self.sparse and not k.asynchronous:
             recording.stop_if_nan(loss)
-            if math.isnan(loss[0]):
-                _check_labels(self.labels, x.shape[1])
-        self.save(p)
+            if math.isnan(loss.item()):
+                _check_labels(self.labels, classes)
+        self.saved = (p,)
         if self.reduction == "none":
             return losses if self.weight is None else _product(k, losses, self.weight)
         return loss.reshape(())
@@ -119,14 +118,21 @@ class SoftmaxCrossEntropy(Op):
             k.reduce_sum_backward_dx(dlosses.reshape(1, len(p), 1), dy.reshape(1, 1), self.scale)
         if self.weight is not None:
             dlosses = _product(k, dlosses, self.weight)
-        dx = k.empty(p.shape, p.dtype)
-        form = "sparse" if self.sparse else "dense"
-        getattr(k, f"softmax_cross_entropy_{form}_backward_dx")(dx, dlosses, p, self.labels)
+        dx = k.empty_like(p)
+        if self.sparse:
+            k.softmax_cross_entropy_sparse_backward_dx(dx, dlosses, p, self.labels)
+        else:
+            k.softmax_cross_entropy_dense_backward_dx(dx, dlosses, p, self.labels)
         return (dx,)
 
 
+@functools.cache
+def _fits_int32(dtype) -> bool:
+    return np.can_cast(dtype, _INT32)
+
+
 def _product(k, a, b):
-    y = k.empty(a.shape, a.dtype)
+    y = k.empty_like(a)
     k.binary_forward(y, a, b, backend.BINARY["multiply"])
     return y
 
@@ -173,20 +179,19 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, reduction: str = "
             f'softmax_cross_entropy: expected reduction "mean", "sum" or "none", got {reduction!r}'
         )
     (logits,) = tensors(logits)
-    if logits.ndim != 2 or logits.shape[1] == 0:
-        raise ValueError(
-            f"softmax_cross_entropy: expected logits of shape (n, c), got {logits.shape}"
-        )
-    n, classes = logits.shape
+    shape, dtype = logits.data.shape, logits.data.dtype
+    if len(shape) != 2 or shape[1] == 0:
+        raise ValueError(f"softmax_cross_entropy: expected logits of shape (n, c), got {shape}")
+    n, classes = shape
     k = backend.get(logits.device)
     labels = labels.data if isinstance(labels, Tensor) else backend.as_array(labels)
     if labels.dtype.kind in "iub" and labels.shape == (n,):
         early = k.asynchronous and isinstance(labels, np.ndarray)
-        if early or not np.can_cast(labels.dtype, np.int32):  # what would wrap is found first
+        if early or not _fits_int32(labels.dtype):  # what would wrap is found first
             _check_labels(labels, classes)
-        labels = recording.converted(k.asarray(labels), np.int32)
+        labels = recording.converted(k.asarray(labels), _INT32)
     elif labels.dtype.kind == "f" and labels.shape == (n, classes):
-        labels = recording.converted(k.asarray(labels), logits.dtype)
+        labels = recording.converted(k.asarray(labels), dtype)
     else:
         raise ValueError(
             f"softmax_cross_entropy: expected integer labels of shape ({n},) or floating-point "
@@ -198,5 +203,5 @@ def softmax_cross_entropy(logits, labels, sample_weight=None, reduction: str = "
             raise ValueError(
                 f"softmax_cross_entropy: expected sample_weight of shape ({n},), got {weight.shape}"
             )
-        sample_weight = recording.converted(k.asarray(weight.data), logits.dtype)
+        sample_weight = recording.converted(k.asarray(weight.data), dtype)
     return apply(SoftmaxCrossEntropy(labels, sample_weight, reduction), logits)

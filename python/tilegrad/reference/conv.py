@@ -61,7 +61,7 @@ def conv2d_forward(
     for i, j in np.ndindex(kh, kw):
         pixels = window(padded, i * dilation_h, j * dilation_w, y.shape, stride_h, stride_w)
         for cs, fs in _groups(c, f, groups):
-            z[..., fs] += pixels[..., cs] @ w[i, j][:, fs]
+            z[..., fs] += np.tensordot(pixels[..., cs], w[i, j][:, fs], 1)
     if b is not None:
         z = z + b
     y[...] = activate(z, activation, alpha)
@@ -81,7 +81,7 @@ def conv2d_backward_dx(
     for i, j in np.ndindex(kh, kw):
         pixels = window(padded, i * dilation_h, j * dilation_w, dy.shape, stride_h, stride_w)
         for cs, fs in _groups(c, f, groups):
-            pixels[..., cs] += dy[..., fs] @ w[i, j][:, fs].T
+            pixels[..., cs] += np.tensordot(dy[..., fs], w[i, j][:, fs].T, 1)
     dx[...] = padded[:, pad_top : pad_top + height, pad_left : pad_left + width]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .activation import activate, activation_backward_dx
@@ -26,8 +28,8 @@ def dense_backward_dw(dw, x, dy):
 
 
 def bias_backward_db(db, dy):
-    """db[j] = sum_i dy[i, j]."""
-    db[...] = dy.sum(axis=0)
+    """db[j] = sum_i dy[i, j], for all axes of dy (..., f) but the last as one."""
+    db[...] = dy.reshape(math.prod(dy.shape[:-1]), dy.shape[-1]).sum(axis=0)
 
 
 def bias_activation_backward_dz(dz, db, dy, y, activation, alpha):

@@ -81,7 +81,7 @@ class DeferredConv2D(Tensor):
             pool = pool2d_op(MaxPool2D, pool_size, strides, padding)
             if can_fuse(self.op, pool, self.planned_shape):
                 self._check_inputs()
-                return apply(Conv2DMaxPool2D(self.op, pool), *self.inputs)
+                return apply(Conv2DMaxPool2D(self.op, pool, self.planned_shape), *self.inputs)
         return ops.max_pool2d(self, pool_size, strides, padding)
 
     def _may_go_on(self) -> bool:
