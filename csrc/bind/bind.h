@@ -3,6 +3,7 @@
 #pragma once
 #include "../core/memory.h"
 #include "../core/plan.h"
+#include "../core/stopwatch.h"
 #include "../core/view.h"
 #include "../ops/activation.h"
 
@@ -27,6 +28,7 @@ template <class Kernel>
 void run(const Kernel& kernel) {
   if (Plan* plan = recording()) plan->add(kernel);
   py::gil_scoped_release unlocked;
+  const Stopwatch stopwatch;
   kernel();
 }
 

@@ -2,6 +2,7 @@
 #include "../core/plan.h"
 
 #include <type_traits>
+#include <utility>
 
 #include "bind.h"
 
@@ -88,7 +89,23 @@ void bind_plan(py::module_& m) {
             return plan.replay();
           },
           "Run all that was recorded on the same memory; whether no step stopped it")
+      .def(
+          "replay",
+          [](const Plan& plan, py::handle taken_) {
+            const Arguments a("replay");
+            TG_CHECK(plan.complete(), a.op, "expected a plan whose recording has ended");
+            const auto taken = a.out<int64_t>(taken_, "taken", 1);
+            a.expect(taken, "taken", {static_cast<int64_t>(plan.size())});
+            py::gil_scoped_release unlocked;
+            return plan.replay(taken.data);
+          },
+          "The same; taken[i], of int64, becomes the nanoseconds of step i")
       .def("__len__", &Plan::size);
+  m.def(
+      "time_kernels", [](bool on) { Stopwatch::on = on; }, "Whether kernels are timed from now on");
+  m.def(
+      "kernel_nanoseconds", [] { return std::exchange(Stopwatch::taken, 0); },
+      "What this thread's kernels took since it last asked, without their bindings");
 }
 
 }  // namespace tilegrad

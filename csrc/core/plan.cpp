@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "check.h"
+#include "stopwatch.h"
 
 namespace tilegrad {
 namespace {
@@ -47,13 +48,26 @@ void Plan::count(int64_t* number) {
 
 void Plan::stop_if_nan(const float* number) { steps_.push_back({nullptr, number}); }
 
+bool Plan::Step::run() const {
+  if (!kernel) return !std::isnan(*number);
+  kernel();
+  return true;
+}
+
 bool Plan::replay() const {
   for (const Step& step : steps_) {
-    if (step.kernel) {
-      step.kernel();
-    } else if (std::isnan(*step.number)) {
-      return false;
-    }
+    if (!step.run()) return false;
+  }
+  return true;
+}
+
+bool Plan::replay(int64_t* taken) const {
+  int64_t before = nanoseconds();
+  for (const Step& step : steps_) {
+    if (!step.run()) return false;
+    const int64_t now = nanoseconds();
+    *taken++ = now - before;
+    before = now;
   }
   return true;
 }
