@@ -308,6 +308,7 @@ class _Stream:
 _stream = _Stream()
 transfers = dict.fromkeys(("to host", "to device", "waits"), 0)
 free = [1 << 34]  # bytes that the device has left
+ranges = []  # NVTX: ("push", name) and ("pop",), in order
 
 _FUNCTIONS = (
     *("abs", "maximum", "log", "sqrt", "square", "sum", "trunc", "isnan", "isfinite", "clip"),
@@ -325,8 +326,14 @@ def module():
         setattr(cupy, function.__name__, function)
     for name in _FUNCTIONS:
         setattr(cupy, name, _function(name))
-    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0)
+    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(
+        free_bytes=lambda: 0, used_bytes=lambda: 3 << 20, total_bytes=lambda: 5 << 20
+    )
     cupy.cuda = types.SimpleNamespace(
+        nvtx=types.SimpleNamespace(
+            RangePush=lambda name: ranges.append(("push", name)),
+            RangePop=lambda: ranges.append(("pop",)),
+        ),
         get_current_stream=lambda: _stream,
         runtime=types.SimpleNamespace(memGetInfo=lambda: (free[0], 1 << 35)),
     )

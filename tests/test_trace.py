@@ -10,6 +10,7 @@ import pytest
 import tilegrad
 from tilegrad import backend as backends
 from tilegrad import ops, trace
+from tilegrad.bench.roofline import Roof, Roofs, save
 
 STEP = """
 import numpy, tilegrad
@@ -57,7 +58,16 @@ def test_every_kernel_has_a_cost(backend):
     assert all(trace._output_count(name) >= 1 for name in backends.KERNELS)
 
 
-def test_debug_levels_print_more_and_more(backend):
+@pytest.fixture
+def kept_roofs(monkeypatch, tmp_path):
+    """Roofs in a cache of the test's own, since to measure them takes a second or two."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    threads = backends.get("cpu").module.get_num_threads()
+    levels = {"L1": 1}
+    save(Roofs(Roof(isa, threads, 1e12, ((1, 1e11),), levels) for isa in backends.ISAS))
+
+
+def test_debug_levels_print_more_and_more(backend, kept_roofs):
     if backend.name == "simtrace":
         pytest.skip("it serves a device only within tilegrad.sim.trace")
     variable = "TILEGRAD_ISA" if backend.name in backends.ISAS else "TILEGRAD_DEVICE"

@@ -5,6 +5,7 @@ from .autograd import is_grad_enabled, no_grad
 from .backend import get_num_threads, set_num_threads
 from .capture import capture
 from .gradcheck import gradcheck
+from .profiler import profile
 from .tensor import Tensor, from_dlpack
 
 
@@ -36,6 +37,7 @@ __all__ = [
     "keras",
     "no_grad",
     "ops",
+    "profile",
     "set_num_threads",
     "sim",
     "trace",

@@ -26,7 +26,7 @@ import warnings
 
 import numpy as np
 
-from . import autograd, backend, recording, trace
+from . import autograd, backend, instrument, places, recording, trace
 from .interrupts import uninterrupted
 from .tensor import Tensor
 
@@ -92,7 +92,7 @@ class Captured:
         self._lock = threading.RLock()
 
     def __call__(self, *arguments):
-        if recording.state.log is not None or trace.is_active():
+        if recording.state.log is not None or trace.needs_arrays():
             return self._function(*arguments)
         leaves = []
         key = _key_of(arguments, leaves)
@@ -253,13 +253,11 @@ class _Record:
 
     def replay(self, arguments, leaves):
         self._replays += 1
-        for buffer, value in zip(self.buffers, leaves, strict=True):
-            if value is not buffer:
-                np.copyto(buffer, value)
+        self._copy_in(leaves)
         log = self._log
         for cell, function in log.live:
             cell[...] = function()
-        if not log.plan.replay():
+        if not log.replay():
             recording.state.supply = [cell[()] for cell, _ in log.live]
             try:
                 return self.function(*arguments)
@@ -270,6 +268,11 @@ class _Record:
         for leaf, gradient in self._gradients:
             leaf.grad = gradient
         return _results(self._template, self._kept)
+
+    def _copy_in(self, leaves):
+        for buffer, value in zip(self.buffers, leaves, strict=True):
+            if value is not buffer:
+                np.copyto(buffer, value)
 
 
 # -- the log ---------------------------------------------------------------------------------------
@@ -300,6 +303,7 @@ class Log:
 
     Attributes:
         calls: (kernel, arguments), arrays by origin, so that two runs can be compared.
+        steps: of each step of the plan, what `trace` shall say of it; None for what is no kernel.
         changed: arrays outside that kernels write, by address.
         read: arrays outside that kernels read, by address.
         live: (array, function): numbers to compute anew.
@@ -313,6 +317,7 @@ class Log:
         self.k = k
         self.plan = k.module.Plan()
         self.calls = []
+        self.steps = []
         self.changed = {}
         self.read = {}
         self.live = []
@@ -347,6 +352,12 @@ class Log:
         """Forget what only served to compare."""
         self.calls, self.read, self._blocks = [], {}, []
 
+    def replay(self) -> bool:
+        """Run the plan; whether nothing stopped it."""
+        if trace.is_active():
+            return trace.replay(self.plan, self.steps)
+        return self.plan.replay()
+
     def refuse(self, reason, final=True):
         if self.reason is None:
             self.reason, self.final = reason, final
@@ -375,17 +386,20 @@ class Log:
         np.copyto(out, source, casting="unsafe")
         self.call(self.k, "convert", ("y", "x"), 1, (out, source))
         self.plan.convert(out, source)
+        self.note("convert", (out, source))
         return out
 
     def count(self, number):
         self.calls.append(("count", (self._argument("count", "number", number, True),)))
         self.plan.count(number)
+        self._add_step(None)
 
     def stop_if_nan(self, number):
         if self.changed:
             self.refuse("labels are checked after weights were updated")
         self.calls.append(("stop_if_nan", (self._argument("stop_if_nan", "loss", number, False),)))
         self.plan.stop_if_nan(number.reshape(1))
+        self._add_step(None)
 
     def inputs(self, tensors):
         """An op reads these: those without an op behind them keep their memory."""
@@ -409,6 +423,16 @@ class Log:
         zero = recording.constant(np.zeros(1, dtype))
         self.k.strided_copy(array, zero, size, 0, (1,), 0, (0,))
         return array
+
+    def note(self, kernel, arguments):
+        """`kernel` has run: if it became a step of the plan, say what it was."""
+        if len(self.plan) > len(self.steps):
+            self._add_step(trace.describe(self.k, kernel, arguments))
+
+    def _add_step(self, call):
+        """The plan's last step is `call`; what came in between was not seen."""
+        self.steps += [None] * (len(self.plan) - len(self.steps) - 1)
+        self.steps.append(call)
 
     def call(self, owner, kernel, names, outputs, arguments):
         if owner is not self.k:
@@ -530,6 +554,8 @@ _recorders_lock = threading.Lock()
 @contextlib.contextmanager
 def _record(log):
     """Within the block this thread's kernels are logged and recorded."""
+    places.find_ops()
+    instrument.change("places", 1)
     _install(1)
     try:
         recording.state.log = log
@@ -541,6 +567,7 @@ def _record(log):
             log.plan.end()
     finally:
         _install(-1)
+        instrument.change("places", -1)
 
 
 def _install(change: int) -> None:
@@ -581,9 +608,13 @@ def _logged(owner, name, kernel):
     outputs = trace._output_count(name)
 
     def call(*arguments):
-        if recording.state.log is not None:
-            recording.state.log.call(owner, name, names, outputs, arguments)
-        return kernel(*arguments)
+        log = recording.state.log
+        if log is None:
+            return kernel(*arguments)
+        log.call(owner, name, names, outputs, arguments)
+        result = kernel(*arguments)
+        log.note(name, arguments)
+        return result
 
     return call
 

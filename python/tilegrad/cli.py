@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from . import __version__, backend, trace
+from . import __version__, backend, profile_cli, trace
 
 # (largest pixel value, default epochs, default batch size)
 _DATASETS = {"digits": (16, 20, 16), "mnist": (255, 5, 32), "fashion_mnist": (255, 5, 32)}
@@ -26,11 +26,15 @@ _INTERRUPTED = 130  # 128 + SIGINT, what shells expect
 
 def main(argv=None) -> int:
     """Run the command line. Exit codes: 0 done, 1 failed, 2 bad arguments, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        arguments.run(arguments)
+        if argv[:1] == ["bench"]:
+            code = _bench().main(argv[1:])
+        else:
+            arguments = parse(argv)
+            code = arguments.run(arguments) or 0
         print(end="", flush=True)
-        return 0
+        return code
     except KeyboardInterrupt:
         print("\ntilegrad: interrupted", file=sys.stderr)
         return _INTERRUPTED
@@ -39,6 +43,19 @@ def main(argv=None) -> int:
             print(f"tilegrad: {error or type(error).__name__}", file=sys.stderr)
         _drop_output()
         return 1
+
+
+def parse(argv) -> argparse.Namespace:
+    """The arguments as they are understood; if they are not, says why and exits with 2."""
+    if argv[:1] == ["bench"]:
+        return _bench().read(argv[1:])
+    return _parser().parse_args(argv)
+
+
+def _bench():
+    from .bench import cli
+
+    return cli
 
 
 def _drop_output() -> None:
@@ -81,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=backend.DEVICES, help="default: TILEGRAD_DEVICE, else cpu"
     )
     train.set_defaults(run=_train, error=train.error)
+
+    profile_cli.add_parser(commands, _DATASETS, _integer(1))
+
+    about = "prove, then time, kernels and training against other libraries; compare, report"
+    commands.add_parser("bench", help=about, add_help=False)  # it reads its arguments itself
 
     about = "show version, instruction set and why, threads, backends"
     info = commands.add_parser("info", help=about, description=about)

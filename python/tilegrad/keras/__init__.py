@@ -14,6 +14,7 @@ from . import (
     metrics,
     models,
     optimizers,
+    points,  # noqa: F401
     random,
     regularizers,
     saving,
