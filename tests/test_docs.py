@@ -143,7 +143,7 @@ def test_every_document_is_linked():
 def test_commands_of_tilegrad_parse(document):
     for _, *arguments in commands(document.read_text(), "tilegrad"):
         try:
-            cli._parser().parse_args(arguments)
+            cli.parse(arguments)
         except SystemExit as error:
             pytest.fail(f"{document.name}: tilegrad {' '.join(arguments)}: exit code {error.code}")
 
@@ -211,6 +211,8 @@ def test_examples_run(example, monkeypatch, tmp_path, recwarn):
         exec(compile(example, "example", "exec"), {"__name__": "__main__"})
     if "loss.backward" in example:
         assert "[ 1.  -2.   0.5]" in out.getvalue()
+    elif "tilegrad.profile" in example:
+        assert "dispatch" in out.getvalue() and (tmp_path / "run.json").exists()
     elif "sim.trace" in example:
         assert "multiply_tiles" in out.getvalue()
         assert "multiply_tiles" in (tmp_path / "dense.html").read_text()
