@@ -2,7 +2,8 @@
 
     python benchmarks/bench_overhead.py [--mode default]
 
-The time of the kernels alone is that of a captured step's plan, replayed; the rest is Python's. It
+The time of the kernels alone is that of a captured step's plan, replayed; the rest is Python's,
+with its calls into the compiled module. Backward fills the gradients of all inputs. Python's part
 is found with arrays so small that kernels take next to no time, since it does not depend on their
 size; a step's kernels are then timed at full size. All calls take turns in one process; figures are
 medians over turns.
@@ -14,9 +15,10 @@ import argparse
 import functools
 from pathlib import Path
 
-import machine
 import numpy as np
 from bench_steady import in_turns, per_call
+
+from tilegrad.bench import machine, record
 
 MODES = {"quick": (3, 20), "default": (15, 200), "full": (45, 500)}  # turns, calls in a turn
 BATCH = 32
@@ -32,12 +34,19 @@ def ops_on_little() -> dict:
         return Tensor(rng.standard_normal(shape, np.float32), requires_grad=True)
 
     image, window, bias = leaf(1, 6, 6, 2), leaf(3, 3, 2, 4), leaf(4)
-    rows, matrix, labels = leaf(4, 8), leaf(8, 4), np.zeros(4, np.int32)
+    rows, others, matrix, labels = leaf(4, 8), leaf(4, 8), leaf(8, 4), np.zeros(4, np.int32)
     return {
         "relu": (lambda: ops.relu(rows), [rows]),
-        "add": (lambda: ops.add(rows, rows), [rows]),
+        "add": (lambda: ops.add(rows, others), [rows, others]),
+        "multiply": (lambda: ops.multiply(rows, others), [rows, others]),
+        "sum": (lambda: ops.sum(rows), [rows]),
+        "mean over an axis": (lambda: ops.mean(rows, axis=0), [rows]),
+        "reshape": (lambda: ops.reshape(rows, (2, 16)), [rows]),
+        "matmul": (lambda: ops.matmul(rows, matrix), [rows, matrix]),
         "dense": (lambda: ops.dense(rows, matrix, bias, "relu"), [rows, matrix, bias]),
         "conv2d": (lambda: ops.conv2d(image, window, bias), [image, window, bias]),
+        "max_pool2d": (lambda: ops.max_pool2d(image, 2), [image]),
+        "softmax": (lambda: ops.softmax(rows), [rows]),
         "softmax_cross_entropy": (lambda: ops.softmax_cross_entropy(rows, labels), [rows]),
     }
 
@@ -56,10 +65,13 @@ def both_ways(op, leaves, dy):
 
 
 def kernels_of(function):
-    """The function's kernels alone."""
+    """The function's kernels alone; of what it returns nothing is copied."""
     import tilegrad
 
-    captured = tilegrad.capture(function)
+    def quiet():
+        function()
+
+    captured = tilegrad.capture(quiet)
     for _ in range(3):
         captured()
     return captured.plans[0].replay
@@ -134,14 +146,13 @@ def main() -> None:
     parser.add_argument("--mode", choices=MODES, default="default")
     parser.add_argument("--results", type=Path, help="write the figures to this JSON file")
     arguments = parser.parse_args()
-    from tilegrad import backend
-
     turns, calls = MODES[arguments.mode]
     rows = [*op_rows(turns, calls), *step_rows(turns, calls)]
     for row in rows:
         print(row)
     if arguments.results:
-        machine.record(arguments.results, backend.get("cpu").name, arguments.mode, rows)
+        header = {"machine": machine.describe(), "mode": arguments.mode}
+        record.write(arguments.results, header | {"rows": rows})
 
 
 if __name__ == "__main__":

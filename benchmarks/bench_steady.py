@@ -3,7 +3,7 @@
     python benchmarks/bench_steady.py [--mode default]
 
 Faults and peak memory are those of MNIST epochs of the small CNN at batch 32, each contender in a
-process of its own (`bench_train.py`). The others are medians over turns.
+process of its own (`tilegrad.bench.training`). The others are medians over turns.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import sys
 import time
 from pathlib import Path
 
-import bench_train
-import machine
 import numpy as np
 
-TRAINED = (bench_train.OURS, "PyTorch, channels last", "PyTorch, channels last, keep")
+from tilegrad.bench import machine, record, training
+
+TRAINED = (training.OURS, "PyTorch, channels last", "PyTorch, channels last, keep")
 # turns, and images of the MNIST run
-MODES = {"quick": (3, 5_120), "default": (11, 59_904), "full": (31, 59_904)}
+MODES = {"quick": (3, 5_120), "default": (11, 60_000), "full": (31, 60_000)}
 GOALS = {"faults": 5, "import": 0.25, "dispatch": 5e-6}
 
 
@@ -97,22 +97,25 @@ def small_rows(turns: int) -> list[dict]:
 
 
 def training_rows(count: int) -> list[dict]:
-    """Page faults per step of the second epoch, and the peak of memory."""
-    contenders = {name: bench_train.CONTENDERS[name] for name in TRAINED}
-    rows = bench_train.measure("small-32", contenders, 2, count, machine.cores())
-    given = {row["contender"]: row for row in rows if "absent" not in row}
+    """Page faults per step of an epoch after warm-up, and the peak of memory."""
+    workload = training.parse("train:cnn:b32")
+    rows = training.measure([workload], labels=TRAINED, budget_s=0, images=count)
+    given = {row["name"]: row for row in rows if row["status"] != "absent"}
+    for name, row in given.items():
+        if row["status"] != "ok":
+            sys.exit(f"{name}: {row['status']}: {row['reason']}")
     figures = []
     for figure, key, goal in (
         ("faults", "faults_per_step", GOALS["faults"]),
-        ("peak", "peak_mb", 0),
+        ("peak", "peak_mb", None),
     ):
-        theirs = [row[key] for name, row in given.items() if name != bench_train.OURS]
+        theirs = [row[key] for name, row in given.items() if name != training.OURS]
         figures.append(
             {
                 "figure": figure,
-                "value": given[bench_train.OURS][key],
+                "value": given[training.OURS][key],
                 "peer": min(theirs) if theirs else None,
-                "goal": goal or None,
+                "goal": goal,
             }
         )
     return figures
@@ -123,14 +126,13 @@ def main() -> None:
     parser.add_argument("--mode", choices=MODES, default="default")
     parser.add_argument("--results", type=Path, help="write the figures to this JSON file")
     arguments = parser.parse_args()
-    from tilegrad import backend
-
     turns, count = MODES[arguments.mode]
     rows = [*training_rows(count), *small_rows(turns)]
     for row in rows:
         print(row)
     if arguments.results:
-        machine.record(arguments.results, backend.get("cpu").name, arguments.mode, rows)
+        header = {"machine": machine.describe(), "mode": arguments.mode}
+        record.write(arguments.results, header | {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,63 +1,65 @@
-"""Everything: steady state, Python's part, kernels, training; then the tables in the documents.
+"""Everything that the documents show, measured into `results/`; then their tables.
 
-    python benchmarks/run.py [--mode default] [--only steady overhead kernels train limited]
-
-A quick run shows that all works; its figures mean nothing and go to a temporary folder.
+python benchmarks/run.py [--only kernels train limited tta steady overhead profile]
+python benchmarks/run.py --quick     # does it all work? its figures mean nothing and are dropped
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from machine import KEEP
-
 HERE = Path(__file__).resolve().parent
+BENCH = ("-m", "tilegrad", "bench")
 
 
-def parts(mode: str, results: Path) -> dict[str, list]:
-    """The commands of each part."""
+def parts(results: Path, quick: bool) -> dict[str, list]:
+    """part -> its commands, in the order in which they run."""
+    mode = ("--mode", "quick" if quick else "default")
 
     def script(name, output, *more):
-        return [HERE / name, "--mode", mode, "--results", results / output, *more]
+        return [HERE / name, *mode, "--results", results / output, *more]
 
-    limited = [
-        script("bench_train.py", f"train-{isa}.json", "--isa", isa) for isa in ("avx2", "base")
-    ]
-    pytest = ["-m", "pytest", HERE, "--mode", mode, "--results", results / "kernels.json"]
+    def bench(output, *more):
+        return [*BENCH, *more, *(("--seconds", "1") if quick else ()), "--json", results / output]
+
+    seeds = ("--seeds", "1", "--target", "0.9") if quick else ()
     return {
         "steady": [script("bench_steady.py", "steady.json")],
         "overhead": [script("bench_overhead.py", "overhead.json")],
-        "kernels": [pytest],
-        "train": [script("bench_train.py", "train.json")],
-        "limited": limited,
+        "profile": [
+            ["-m", "tilegrad", "profile", "--dataset", "mnist", "--json", results / "profile.json"]
+        ],
+        "kernels": [bench("kernels.json", "--suite", "quick" if quick else "cpu")],
+        "train": [bench("train.json", "--suite", "train")],
+        "limited": [
+            script("bench_train.py", f"train-{isa}.json", "--isa", isa) for isa in ("avx2", "base")
+        ],
+        "tta": [[*BENCH, "tta", *seeds, "--json", results / "tta.json"]],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mode", choices=("quick", "default", "full"), default="default")
-    parser.add_argument("--only", nargs="+", choices=list(parts("", HERE)))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=list(parts(HERE, False)))
     arguments = parser.parse_args()
-    quick = arguments.mode == "quick"
     with tempfile.TemporaryDirectory() as temporary:
-        results = Path(temporary) if quick else HERE / "results"
+        results = Path(temporary) if arguments.quick else HERE / "results"
         results.mkdir(exist_ok=True)
-        for part, commands in parts(arguments.mode, results).items():
+        for part, commands in parts(results, arguments.quick).items():
             if arguments.only and part not in arguments.only:
                 continue
             for command in commands:
                 start = time.perf_counter()
-                keep = KEEP if part == "kernels" else {}
-                subprocess.run([sys.executable, *command], env=os.environ | keep, check=True)
+                subprocess.run([sys.executable, *command], check=True)
                 print(f"--- {part}: {time.perf_counter() - start:.0f} s", flush=True)
-    if not quick:
-        subprocess.run([sys.executable, HERE / "report.py"], check=True)
+    if not arguments.quick:
+        subprocess.run([sys.executable, *BENCH, "report"], check=True, cwd=HERE.parent)
 
 
 if __name__ == "__main__":

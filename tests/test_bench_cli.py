@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -285,6 +286,19 @@ def test_the_quickest_way_is_chosen(monkeypatch):
     with worker.Worker(order(libraries=["tilegrad", "numpy"])) as bench_worker:
         chosen, status, reason = bench_worker._fastest(numpy, w, [], {})
     assert (chosen, status, reason) == (way, "ok", None)
+
+
+def test_patience_with_a_busy_machine_ends(monkeypatch):
+    asked = []
+
+    def reached(threads, isa):
+        asked.append(time.sleep(0.02))
+        return False
+
+    monkeypatch.setattr(worker, "reached", reached)
+    calibration = worker.Calibration(ISA, 1, patience=0.03)
+    assert [calibration.ready() for _ in range(9)] == [False, False, *[True] * 7]
+    assert len(asked) == 2 and calibration.figures()["flops"] > 0
 
 
 def test_rows_are_json():

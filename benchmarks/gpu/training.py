@@ -12,12 +12,12 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from baselines.keras_model import build
-from baselines.pytorch import model_of
-from networks import NETWORKS
 
 import tilegrad
 from tilegrad import keras
+from tilegrad.bench.baselines.keras_model import build
+from tilegrad.bench.baselines.pytorch import model_of
+from tilegrad.bench.networks import SMALL
 
 from .device import Deadline, Device
 from .timing import ratio
@@ -37,7 +37,7 @@ class Tilegrad:
         self._batch = batch
         tilegrad.backend.set_default_device(device.name)
         keras.utils.set_random_seed(1)
-        self._model = build(keras, NETWORKS["small"])
+        self._model = build(keras, SMALL)
         self._model.optimizer.epsilon = EPSILON
 
     def losses(self, x, labels) -> list[float]:
@@ -57,7 +57,7 @@ class Eager:
 
     def __init__(self, device: Device, batch: int):
         self._batch, self._device = batch, device.torch
-        self._model = model_of(NETWORKS["small"])
+        self._model = model_of(SMALL)
         self._model.to(device.torch, memory_format=torch.channels_last)
         self._optimizer = torch.optim.Adam(
             self._model.parameters(), lr=1e-3, eps=EPSILON, fused=True, capturable=self.captured
@@ -107,7 +107,7 @@ class Captured(Eager):
 
     def __init__(self, device: Device, batch: int):
         super().__init__(device, batch)
-        h, w, c = NETWORKS["small"].image
+        h, w, c = SMALL.image
         self._x = torch.zeros(batch, c, h, w, device=device.torch).contiguous(
             memory_format=torch.channels_last
         )
@@ -142,7 +142,7 @@ class Captured(Eager):
 
 def data(device: Device, count: int):
     """Random images with labels that can be learnt, as tilegrad has them: x (n, h, w, c)."""
-    h, w, c = NETWORKS["small"].image
+    h, w, c = SMALL.image
     labels = device.integers(0, 10, (count,), torch.int64)
     patterns = device.normal(10, h, w, c)
     return (0.5 * patterns[labels] + device.normal(count, h, w, c)), labels

@@ -417,17 +417,24 @@ class Run:
 
 
 @contextlib.contextmanager
-def prepared(runs: Sequence[Run], lesson: Callable[[], Lesson], patience: float) -> Iterator[None]:
+def prepared(
+    runs: Sequence[Run],
+    lesson: Callable[[], Lesson],
+    patience: float,
+    tell: Callable[[Run, str], None],
+) -> Iterator[None]:
     """Within the block the processes of `runs` are there, warmed up on a lesson and stopped."""
     try:
         warm = lesson()
     except OSError as error:
+        first_line = str(error).partition("\n")[0].rstrip(":")
         for run in runs:
-            run.end("absent", f"no images: {error}")
+            run.end("absent", f"no images: {first_line} (docs/data.md)")
     try:
-        for run in runs:
+        for run in _alive(runs):
             run.attempt(run.start, patience)
-            run.attempt(lambda run=run: run.warm_up(warm))
+            run.attempt(run.warm_up, warm)
+            tell(run, run.reason or "ready")
         yield
     finally:
         for run in runs:
@@ -490,7 +497,7 @@ def rows(
         course = Course(workload, count, seed, report or (lambda text: None))
         with course.runs(contenders, threads, patience) as runs:
             course.rounds(runs, budget_s, noise, rounds)
-            yield from (course.row(run, runs) for run in runs)
+        yield from (course.row(run, runs) for run in runs)
 
 
 class Course:
@@ -509,9 +516,7 @@ class Course:
             files = Files.within(Path(folder))
             runs = [Run(contender, self._workload, threads, files) for contender in contenders]
             lesson = functools.partial(Lesson.draw, self._workload.task, self._images, self._seed)
-            with prepared(runs, lesson, patience):
-                for run in runs:
-                    self._tell(run, run.reason or "ready")
+            with prepared(runs, lesson, patience, self._tell):
                 yield runs
 
     def rounds(self, runs: Sequence[Run], budget_s: float, noise: float, least: int) -> None:

@@ -13,7 +13,7 @@ import argparse
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -121,31 +121,22 @@ class Runner(Run):
 
     def _train(self, seed: int) -> dict[float, Reached | None]:
         race, task = self.race, self.workload.task
-        network = task.network
-        rng = np.random.default_rng(seed)
-        names = rng.permutation(10).astype(np.int32)
-        x_test, labels_test = task.draw(np.random.default_rng(seed), race.test, True)
+        x_test, labels_test, parts = _data(race, seed)
         np.save(self.files.test, x_test)
         found: dict[float, Reached | None] = dict.fromkeys(race.targets)
-        seconds, images, weights = 0.0, 0, network.weights(seed)
-        start = weights
-        for _ in range(race.most_epochs):
-            x, labels = task.draw(rng, race.images, False)
-            for i in range(0, PARTS * race.part, race.part):
-                part = slice(i, i + race.part)
-                self.hand_over(x[part], start, seed)
-                start = None  # only once
-                epoch, weights = timed_epoch(
-                    self.child, self.files, names[labels[part]], self.threads
-                )
-                seconds, images = seconds + epoch.seconds, images + race.part
-                accuracy = self._accuracy(names[labels_test])
-                new = [t for t in race.targets if found[t] is None and accuracy >= t]
-                if new:
-                    self._check(accuracy, judge(network, weights, x_test, names[labels_test])[1])
-                found |= dict.fromkeys(new, Reached(seconds, images))
-                if None not in found.values():
-                    return found
+        seconds, images, start = 0.0, 0, task.network.weights(seed)
+        for x, labels in parts:
+            self.hand_over(x, start, seed)
+            start = None  # from now on it goes on
+            epoch, weights = timed_epoch(self.child, self.files, labels, self.threads)
+            seconds, images = seconds + epoch.seconds, images + len(x)
+            accuracy = self._accuracy(labels_test)
+            new = [t for t in race.targets if found[t] is None and accuracy >= t]
+            if new:
+                self._check(accuracy, judge(task.network, weights, x_test, labels_test)[1])
+            found |= dict.fromkeys(new, Reached(seconds, images))
+            if None not in found.values():
+                break
         return found
 
     def _accuracy(self, labels: np.ndarray) -> float:
@@ -162,6 +153,21 @@ class Runner(Run):
             raise NotTrainedError(
                 f"its predictions have accuracy {accuracy:.4f}, its weights {right:.4f}"
             )
+
+
+def _data(race: Race, seed: int) -> tuple[np.ndarray, np.ndarray, Iterator]:
+    """Images to test on and their labels; then images and labels, part by part of all epochs."""
+    draw, rng = race.training.task.draw, np.random.default_rng(seed)
+    names = rng.permutation(10).astype(np.int32)
+    x_test, labels_test = draw(rng, race.test, True)
+
+    def parts():
+        for _ in range(race.most_epochs):
+            x, labels = draw(rng, race.images, False)
+            for i in range(0, PARTS * race.part, race.part):
+                yield x[i : i + race.part], names[labels[i : i + race.part]]
+
+    return x_test, names[labels_test], parts()
 
 
 def run(
@@ -184,12 +190,16 @@ def run(
         files = Files.within(Path(folder))
         runners = [Runner(c, race, threads, files) for c in choose(labels)]
         lesson = functools.partial(Lesson.draw, race.training.task, WARM_UP * race.training.batch)
-        with prepared(runners, lesson, patience):
+
+        def tell(runner: Runner, text: str) -> None:
+            report(f"{runner.contender.name:<36} {text}")
+
+        with prepared(runners, lesson, patience, tell):
             for seed in range(race.seeds):
                 # who is first is last next time
                 for runner in runners if seed % 2 == 0 else reversed(runners):
                     runner.attempt(runner.turn, seed)
-                    report(f"seed {seed}  {runner.contender.name:<36} {_news(runner)}")
+                    tell(runner, f"seed {seed}: {_news(runner)}")
     ours = next((r for r in runners if r.contender.library == "tilegrad"), None)
     return [_row(runner, ours, target) for target in race.targets for runner in runners]
 

@@ -13,6 +13,7 @@ import json
 import os
 import statistics
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
 from .libraries import Library, all_libraries
@@ -36,17 +37,24 @@ def main() -> None:
 
 
 class Calibration:
-    """Whether the machine has its full speed, and what it reached at the times it was asked."""
+    """Whether the machine has its full speed, and what it reached at the times it was asked.
 
-    def __init__(self, isa: str, threads: int):
-        self._isa, self._threads = isa, threads
+    Args:
+        patience: seconds to wait for full speed, in all; then turns are taken as they come, and it
+            is the noise that says how much they are worth.
+    """
+
+    def __init__(self, isa: str, threads: int, patience: float):
+        self._isa, self._threads, self._patience = isa, threads, patience
         self._asked, self._probes = 0, [probe(isa, threads)]
 
     def ready(self) -> bool:
-        quiet = reached(self._threads, isa=self._isa)
         self._asked += 1
         if self._asked % PROBED == 0:
             self._probes.append(probe(self._isa, self._threads))
+        start = time.perf_counter()
+        quiet = self._patience <= 0 or reached(self._threads, isa=self._isa)
+        self._patience -= time.perf_counter() - start
         return quiet
 
     def figures(self) -> dict[str, float]:
@@ -96,7 +104,7 @@ class Worker:
         gc.collect()
 
     def _measured(self, workload: Workload, truths: Sequence[Truth]) -> Iterator[dict]:
-        calibration = Calibration(self.isa, self.threads)
+        calibration = Calibration(self.isa, self.threads, patience=self.seconds)
         options = {"noise": self.noise, "clock": self.clock, "ready": calibration.ready}
         chosen: dict[str, tuple[Library, Way]] = {}
         contenders = []
