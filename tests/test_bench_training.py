@@ -172,7 +172,7 @@ RIGHT = Learned(loss=1.0, held_out=0.5, moved=4.0)
         (Learned(1.2, 0.5, 4.0), "mean loss"),
         (Learned(0.8, 0.5, 4.0), "mean loss"),
         (Learned(np.nan, 0.5, 4.0), "mean loss"),
-        (Learned(1.0, 0.9, 4.0), "loss held out"),
+        (Learned(1.0, 1.2, 4.0), "loss held out"),
         (Learned(1.0, np.nan, 4.0), "loss held out"),
         (Learned(1.0, 0.5, 2.0), "distance"),
         (Learned(1.0, 0.5, 6.0), "distance"),

@@ -94,10 +94,13 @@ double best_seconds(std::vector<Part>& parts, int rounds) {
 
 // ---- arithmetic ----
 
-// Chains hide the latency of a multiply-add: those of two units of 6 cycles with 16 registers,
-// those of four units of 4 cycles with 32.
+// Chains hide the latency of a multiply-add: of two units of 6 cycles with 16 registers, of four
+// units of 4 cycles with 32; without FMA it is an addition's more. Of more chains the compiler would
+// keep one in memory.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int chains = 24;
+#elif defined(__FMA__)
+constexpr int chains = 12;
 #else
 constexpr int chains = 14;
 #endif

@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import reference
 from ..backend import ACTIVATIONS
-from .networks import Network, Task
+from .networks import CLASSES, Network, Task
 
 RATE, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.999, 1e-7
 CHUNK = 250  # images at a time where no gradient is wanted
@@ -183,7 +183,7 @@ class Lesson:
     @classmethod
     def draw(cls, task: Task, images: int, *seeds: int) -> Lesson:
         rng = np.random.default_rng(seeds)
-        names = rng.permutation(10).astype(np.int32)
+        names = rng.permutation(CLASSES).astype(np.int32)
         x, labels = task.draw(rng, images, False)
         x_held_out, labels_held_out = task.draw(rng, task.held_out, True)
         return cls(x, names[labels], x_held_out, names[labels_held_out])
@@ -231,11 +231,10 @@ def check(task: Task, got: Learned, right: Learned) -> float:
     Raises:
         NotTrainedError: it is above 1, or not a number.
     """
-    slack, worse = task.loss_slack, got.held_out - right.held_out
+    gain = max(math.log(CLASSES) - right.held_out, 1)  # over guessing
     shares = {
-        "mean loss": abs(got.loss - right.loss) / (slack * right.loss),
-        # less is no fault, and where nearly nothing is left to learn its size says nothing
-        "loss held out": max(worse, 0) / (3 * slack * right.held_out + 0.05),
+        "mean loss": abs(got.loss - right.loss) / (task.loss_slack * right.loss),
+        "loss held out": max(got.held_out - right.held_out, 0) / (gain / 3),  # less is no fault
         "distance": abs(got.moved - right.moved) / (task.moved_slack * right.moved),
     }
     for name, share in shares.items():

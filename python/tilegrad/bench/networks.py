@@ -118,8 +118,8 @@ class Task:
         images: of one timed epoch.
         held_out: images that weights are judged by.
         loss_slack, moved_slack: by which share an epoch's mean loss, and the distance that the
-            weights moved, may differ from the reference's: four standard deviations, or more, of
-            what the order of the images does. Half an epoch is further off.
+            weights moved, may differ from the reference's: more than four standard deviations of
+            what the order of the images does. After half an epoch the distance differs by more.
     """
 
     network: Network
@@ -139,7 +139,7 @@ TASKS = {
         functools.partial(patterns, WIDE.image),
         1_536,
         100,
-        loss_slack=0.5,
+        loss_slack=0.8,
         moved_slack=0.15,
     ),
 }

@@ -380,6 +380,7 @@ def measure(
     truths: Sequence[Truth],
     *,
     budget_s: float,
+    rounds: int = ROUNDS,
     noise: float = 0.01,
     clock: HostClock | CudaClock | None = None,
     ready: Callable[[], bool] = always,
@@ -389,7 +390,7 @@ def measure(
 
     Args:
         truths: two, of one workload, from different seeds, each after one call.
-        budget_s: no further round begins after so many seconds, once there are ROUNDS.
+        budget_s: no further round begins after so many seconds, once there are `rounds`.
         noise: rounds end earlier when every contender's warm `Samples.noise`, and that of its
             ratio to the first contender, is no larger.
         clock: the host's if None.
@@ -416,7 +417,7 @@ def measure(
         for run in _alive(runs) if flush else ():
             run.attempt(run.cold_turn, number, flush)
         spent = _perf_counter() - began > budget_s
-        enough = number >= ROUNDS and (spent or _settled(_alive(runs), noise))
+        enough = number >= rounds and (spent or _settled(_alive(runs), noise))
         if enough or not _alive(runs):
             return {run.contender.name: run.finish() for run in runs}
 

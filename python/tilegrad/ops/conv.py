@@ -119,10 +119,19 @@ def conv2d(
 
 def conv2d_op(strides, padding, dilation, groups, activation, alpha) -> Conv2D:
     """The op that `conv2d` applies, its arguments checked."""
+    plain = type(strides) is type(dilation) is type(groups) is int and type(padding) is str
+    check = _checked if plain and alpha is None else _checked.__wrapped__
+    return Conv2D(*check(strides, padding, dilation, groups, activation, alpha))
+
+
+# Plain arguments come again. A cache takes (1.0, 1) for (1, 1), so pairs are checked each time.
+@functools.lru_cache(maxsize=1024, typed=True)
+def _checked(strides, padding, dilation, groups, activation, alpha):
+    """`Conv2D`'s arguments."""
     window = (
         pair("conv2d", "strides", strides),
         window_padding("conv2d", padding),
         pair("conv2d", "dilation", dilation),
         whole("conv2d", "groups", groups, 1),
     )
-    return Conv2D(window, *resolve("conv2d", activation, alpha))
+    return window, *resolve("conv2d", activation, alpha)
