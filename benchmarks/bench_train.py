@@ -25,7 +25,7 @@ CASES = {
 # seconds for each case, and images of an epoch of the small and of the wide network
 MODES = {
     "quick": (0, {"cnn": 5_120, "wide": 1_536}),
-    "default": (120, {"cnn": 10_240, "wide": 1_536}),
+    "default": (40, {"cnn": 10_240, "wide": 1_536}),
     "full": (900, {"cnn": 60_000, "wide": 3_072}),
 }
 

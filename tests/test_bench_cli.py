@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import time
 
 import pytest
@@ -296,9 +297,29 @@ def test_patience_with_a_busy_machine_ends(monkeypatch):
         return False
 
     monkeypatch.setattr(worker, "reached", reached)
+    monkeypatch.setattr(worker, "idle", lambda: True)
     calibration = worker.Calibration(ISA, 1, patience=0.03)
     assert [calibration.ready() for _ in range(9)] == [False, False, *[True] * 7]
     assert len(asked) == 2 and calibration.figures()["flops"] > 0
+
+
+def test_a_turn_waits_for_threads_that_spin(monkeypatch):
+    end = time.perf_counter() + 0.05
+
+    def spin():
+        while time.perf_counter() < end:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    assert worker.idle(patience=5.0) and time.perf_counter() > end
+    thread.join()
+    forever = threading.Event()
+    thread = threading.Thread(target=lambda: [None for _ in iter(forever.is_set, True)])
+    thread.start()
+    assert not worker.idle(patience=0.05)
+    forever.set()
+    thread.join()
 
 
 def test_rows_are_json():

@@ -299,12 +299,11 @@ class Recording(Honest):
         super().call()
 
 
-def test_contenders_take_turns_and_sets_swap_inputs(monkeypatch):
-    monkeypatch.setattr(timing, "ROUNDS", 3)
+def test_contenders_take_turns_and_sets_swap_inputs():
     log = Recording.log = []
     contenders, truths = [bound(Recording, name=name) for name in "ab"], two_truths(DENSE)
     clock = Script(0.004)  # so that three calls make a turn
-    measure(contenders, truths, budget_s=0, clock=clock, flush=lambda: None)
+    measure(contenders, truths, budget_s=0, rounds=3, clock=clock, flush=lambda: None)
     names = {id(instance): c.name + str(i) for c in contenders for i, instance in enumerate(c.sets)}
     known = {t.inputs["x"].tobytes(): f":{t.seed}" for t in truths}
     # "a0:1" is contender a's first set of memory with the inputs of seed 1. Disturbed inputs have

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.markup import escape
 
+from .. import backend
 from . import roofline, training
 from .child import POOLS
 from .libraries import all_libraries
@@ -121,8 +122,10 @@ def rows_of(
         for threads, patterns in plan.threads.items():
             yield from kernel_rows(select(kernels, patterns), threads, plan, roofs)
     if epochs:
+        isa = plan.isas[0]
         yield from training.rows(
             epochs,
+            isa=None if isa == backend.get("cpu").name else isa,
             threads=max(plan.threads),
             budget_s=plan.epoch_seconds,
             libraries=plan.libraries,

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -53,7 +52,7 @@ def idle(patience: float = 0.3) -> bool:
 
 
 class Calibration:
-    """Whether the machine has its full speed, and what it reached at the times it was asked.
+    """Whether the machine has its full speed, and the best that it had at the times it was asked.
 
     Args:
         patience: seconds to wait for full speed in vain; then turns are taken as they come, and it
@@ -62,21 +61,24 @@ class Calibration:
 
     def __init__(self, isa: str, threads: int, patience: float):
         self._isa, self._threads, self._patience = isa, threads, patience
-        self._asked, self._probes = 0, [probe(isa, threads)]
+        self._asked, self._best = 0, probe(isa, threads)
 
     def ready(self) -> bool:
-        start = time.perf_counter()
-        quiet = self._patience <= 0 or (idle() and reached(self._threads, isa=self._isa))
-        if not quiet:
-            self._patience -= time.perf_counter() - start
+        quiet = idle()
+        if quiet and self._patience > 0:
+            start = time.perf_counter()
+            quiet = reached(self._threads, isa=self._isa)
+            if not quiet:
+                self._patience -= time.perf_counter() - start
         self._asked += 1
         if self._asked % PROBED == 0:
-            self._probes.append(probe(self._isa, self._threads))
+            now = probe(self._isa, self._threads)
+            self._best = {key: max(rate, now[key]) for key, rate in self._best.items()}
         return quiet
 
     def figures(self) -> dict[str, float]:
-        """The median FLOP/s and bytes/s."""
-        return {key: statistics.median(p[key] for p in self._probes) for key in self._probes[0]}
+        """FLOP/s and bytes/s."""
+        return self._best
 
 
 class Worker:
