@@ -271,7 +271,8 @@ class Show:
         self.unproved += wrong and row["library"] in ("tilegrad", "")
         if row["status"] == "ok" and not ours and row["ratio"]:
             self._ratios.setdefault(name, []).append(row["ratio"])
-        line = f"  {name:<18}{self._text(row)}"
+        width = 36 if row["kind"] == "train" else 18
+        line = f"  {name:<{width}}{self._text(row)}"
         self._console.print(
             line,
             style="cyan" if ours else None,
