@@ -54,7 +54,7 @@ test-tsan: $(VENV)/.tools ## the thread pool under ThreadSanitizer, and its fork
 	TSAN_OPTIONS=halt_on_error=1 build/native/threads_tsan $(ROUNDS)
 	ASAN_OPTIONS=detect_leaks=0 build/native/threads_asan $(ROUNDS)
 
-bench: $(VENV)/.bench ## measure everything against its peers (half an hour), write the tables
+bench: $(VENV)/.bench ## measure everything against its peers (an hour), write the tables
 	$(BIN)/python benchmarks/run.py
 
 build: $(VENV)/.tools ## compile what changed in C++, in seconds (the first time, everything)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 
 import numpy as np
 
@@ -15,6 +16,8 @@ class Numpy(Library):
     label = "NumPy"
 
     def absent(self):
+        if importlib.util.find_spec("threadpoolctl") is None:
+            return "its threads cannot be set: pip install 'tilegrad[bench]'"
         return None
 
     def version(self):
