@@ -75,10 +75,11 @@ def start():
 
         def library(kind):
             if kind not in started:
-                started[kind] = kind()
-                if reason := started[kind].absent():
+                new = kind()
+                if reason := new.absent():
                     pytest.skip(reason)
-                stack.enter_context(started[kind].threads(CORES))
+                stack.enter_context(new.threads(CORES))
+                started[kind] = new
             return started[kind]
 
         yield library
