@@ -10,7 +10,7 @@ import pytest
 from tilegrad import backend, cli
 from tilegrad.bench import cli as bench
 from tilegrad.bench import record, roofline, runner, suites, training, worker
-from tilegrad.bench.libraries import all_libraries
+from tilegrad.bench.libraries.numpy_ import Numpy
 from tilegrad.bench.timing import Measured, Samples
 from tilegrad.bench.workload import parse, select
 
@@ -245,34 +245,26 @@ def test_a_workload_that_proves_nothing_is_refused(monkeypatch):
     assert row["status"] == "refused" and "would pass" in row["reason"]
 
 
-def test_a_library_that_cannot_have_as_many_threads_is_refused(monkeypatch):
-    numpy = next(library for library in all_libraries() if library.name == "numpy")
+@pytest.mark.parametrize(
+    ("step", "error", "status"),
+    [
+        ("threads", RuntimeError("expected 1 threads"), "refused"),
+        ("bind", MemoryError("no room"), "failed"),
+    ],
+)
+def test_a_library_that_cannot_take_part_has_a_row_that_says_so(step, error, status, monkeypatch):
+    def fails(*args):
+        raise error
 
-    def threads(self, count):
-        raise RuntimeError(f"NumPy: expected {count} threads")
-
-    monkeypatch.setattr(type(numpy), "threads", threads)
+    monkeypatch.setattr(Numpy, step, fails)
     with worker.Worker(order(libraries=["tilegrad", "numpy"])) as w:
         rows = {r["label"]: r for r in w.rows(parse("add:n7"))}
-    assert rows["NumPy"]["status"] == "refused" and "expected 1 threads" in rows["NumPy"]["reason"]
-    assert rows[f"tilegrad {ISA}"]["status"] == "ok"
-
-
-def test_a_library_that_cannot_be_bound_fails_alone(monkeypatch):
-    numpy = next(library for library in all_libraries() if library.name == "numpy")
-
-    def bind(self, workload, way):
-        raise MemoryError("no room")
-
-    monkeypatch.setattr(type(numpy), "bind", bind)
-    with worker.Worker(order(libraries=["tilegrad", "numpy"])) as w:
-        rows = {r["label"]: r for r in w.rows(parse("add:n7"))}
-    assert rows["NumPy"]["status"] == "failed" and "no room" in rows["NumPy"]["reason"]
+    assert rows["NumPy"]["status"] == status and str(error) in rows["NumPy"]["reason"]
     assert rows[f"tilegrad {ISA}"]["status"] == "ok"
 
 
 def test_the_quickest_way_is_chosen(monkeypatch):
-    numpy = next(library for library in all_libraries() if library.name == "numpy")
+    numpy = Numpy()
     w = parse("dense:m7k5n3")
     (way,) = numpy.ways(w)
     monkeypatch.setattr(type(w), "numpy", lambda self: iter([way, way, way]))
