@@ -30,6 +30,10 @@ CASES = {
     "many filters": {"n": 1, "h": 6, "w": 6, "c": 1, "f": 70},
     "no bias": {"bias": False},
     "linear": {"name": "linear"},
+    "lines in pieces": {"n": 1, "h": 6, "w": 1600, "f": 18, "pad": 1},
+    "lines with gaps": {"h": 15, "c": 1, "f": 35, "stride": (2, 3), "pad": 2, "dilation": (2, 1)},
+    "steps beyond the window": {"n": 1, "h": 24, "w": 23, "stride": (5, 4), "pad": 1, "f": 16},
+    "mostly padding": {"n": 1, "h": 2, "w": 3, "c": 1, "f": 33, "pad": 2},
 }
 
 

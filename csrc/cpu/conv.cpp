@@ -240,10 +240,6 @@ void pack_weights(float* packed, const float* w, const Conv2dShape& s, bool tran
       });
 }
 
-bool forward_packs(const Conv2dShape& s) {
-  return s.f / s.groups % width != 0 || s.n * s.oh * s.ow > 2 * row_block;
-}
-
 // The product of one group, with the weights that conv2d_arrange_weights gave.
 Gather forward_gather(float* y, const float* x, const float* arranged, const Conv2dShape& s,
                       int64_t group) {
@@ -789,6 +785,10 @@ void few_channels_backward_dx(float* dx, const float* dy, const float* w, const 
 }  // namespace
 
 // ---- forward ----
+
+bool forward_packs(const Conv2dShape& s) {
+  return s.f / s.groups % width != 0 || s.n * s.oh * s.ow > 2 * row_block;
+}
 
 int64_t conv2d_arranged_bytes(const Conv2dShape& s) {
   return forward_packs(s) ? bytes(s.kh * s.kw * s.c * Panels(s.f / s.groups).padded()) : 0;

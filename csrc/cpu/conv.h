@@ -2,7 +2,7 @@
 #pragma once
 #include <algorithm>
 
-#include "../ops/conv.h"
+#include "../ops/conv_pool.h"
 #include "gemm.h"
 #include "parallel.h"
 
@@ -34,6 +34,7 @@ inline Span valid_outputs(int64_t offset, int64_t size, int64_t stride, Span lim
 // w in the order that conv2d_lines reads: in the workspace, or w itself.
 int64_t conv2d_arranged_bytes(const Conv2dShape& s);
 const float* conv2d_arrange_weights(const float* w, const Conv2dShape& s, void* workspace);
+bool forward_packs(const Conv2dShape& s);  // whether they are in panels
 
 // Lines [begin, end) of y, counted over all images; y points at line `begin`. One group.
 void conv2d_lines(float* y, const float* x, const float* arranged, const Conv2dShape& s,
@@ -47,6 +48,16 @@ bool is_direct(const Conv2dShape& s);
 // conv2d_lines for these, with the weights in panels (packed) or in place; only the panels `group`.
 void direct_lines(float* y, const float* x, const float* weights, const Conv2dShape& s, bool packed,
                   const Epilogue& epilogue, int64_t begin, int64_t end, Span group);
+
+// Whether rows of 2 x 2 windows can be pooled while their sums are in registers.
+bool pools_in_registers(const ConvPool2dShape& s);
+// The pooled rows whose windows see no line above or below the image: the only ones that
+// direct_pooled_rows may be given.
+Span rows_inside(const ConvPool2dShape& s);
+// `rows` of an image: y and index point at the first of them; weights as for direct_lines.
+void direct_pooled_rows(float* y, uint8_t* index, const float* x, const float* weights,
+                        const ConvPool2dShape& s, bool packed, const float* bias, bool relu,
+                        int64_t image, Span rows);
 
 // multiply_dw where enough of these lines fit a thread's copies to fill its tiles.
 bool is_direct_dw(const Conv2dShape& s);

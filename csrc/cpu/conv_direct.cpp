@@ -1,13 +1,16 @@
-// y = act(conv(x, w) + b) and dw, where a line of the window is unbroken in memory.
+// y = act(conv(x, w) + b), y = max_pool(act(conv(x, w) + b)) over 2 x 2, and dw, where a line of the
+// window is unbroken in memory.
 // x (n, h, w, c)  w (kh, kw, c, f)  y, dy (n, oh, ow, f). y and dw are written, never read.
 // The kh lines of x that a line of y sees are read in place, or, where the image is padded, from a
 // copy with the zeros in it: so a line has no borders, and an address is a base and a step.
 // Runs on the calling thread. 2 kh kw c f FLOPs per output; copies stay in L1, weights in L2.
 #include "conv.h"
 
+#include <array>
 #include <utility>
 
 #include "activation.h"
+#include "pool.h"
 
 namespace tilegrad {
 namespace {
@@ -203,6 +206,150 @@ void direct_lines(float* y, const float* x, const float* weights, const Conv2dSh
                    {x_lines, w_lines, lines, run, s.stride_w * s.c, w_step, out + col, s.f, count,
                     panels.cols_of(q), &epilogue, col},
                    All{});
+      }
+    }
+  }
+}
+
+// ---- max pooling in registers ----
+
+namespace {
+
+// Windows of a tile with this many vectors of filters: 2 x 2 sums of each stay in registers.
+constexpr int pooled_vectors = tile_vectors == 3 ? 3 : 2;
+constexpr int windows_of(int vectors) { return std::max(most_accumulators / 4 / vectors, 1); }
+
+// As DirectLine, for two lines of the convolution: x[a kh + l] is what line a sees.
+struct PooledLine {
+  const float *const *x, *const *w;
+  int64_t kh, run, pixel_step, w_step;
+  float* y;
+  uint8_t* index;
+  int64_t y_step, lanes;  // of the last vector of filters
+  const float* bias;      // or null
+};
+
+// W windows at a time, from `begin` to `end`.
+template <int W, int V, bool relu>
+void pooled_line(const PooledLine& t, int64_t begin, int64_t end) {
+  const int64_t step = t.pixel_step;
+  for (int64_t window = begin; window < end; window += W) {
+    Vec acc[4 * W][V];  // line by line
+#pragma GCC unroll 32
+    for (int r = 0; r < 4 * W; ++r) {
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j) acc[r][j] = Vec{};
+    }
+    for (int64_t l = 0; l < t.kh; ++l) {
+      const float* w = t.w[l];
+      const float *above = t.x[l] + 2 * window * step, *below = t.x[t.kh + l] + 2 * window * step;
+      for (int64_t i = 0; i < t.run; ++i, w += t.w_step, ++above, ++below) {
+        add_outer_product(
+            acc,
+            [&](int r) { return splat(r < 2 * W ? above[r * step] : below[(r - 2 * W) * step]); },
+            [&](int j) { return load(w + j * width); });
+      }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) {
+      const int64_t lanes = j < V - 1 ? width : t.lanes;
+      const Vec bias = t.bias != nullptr ? load_partial(t.bias + j * width, lanes) : Vec{};
+#pragma GCC unroll 8
+      for (int i = 0; i < W; ++i) {
+        const auto sum = [&](int r) { return acc[2 * i + r][j] + bias; };
+        Maximum m{sum(0), IVec{}}, below{sum(2 * W), splat_int(2)};
+        m.add({sum(1), splat_int(1)});
+        below.add({sum(2 * W + 1), splat_int(3)});
+        m.add(below);
+        if (relu) m.close(closed_window);
+        const int64_t to = (window + i) * t.y_step + j * width;
+        lanes == width ? store(t.y + to, m.best) : store_partial(t.y + to, m.best, lanes);
+        store_index(t.index + to, m.place, lanes);
+      }
+    }
+  }
+}
+
+template <bool relu, int... I>
+constexpr auto pooled_table(std::integer_sequence<int, I...>) {
+  using Kernel = void (*)(const PooledLine&, int64_t, int64_t);
+  return std::array<Kernel, sizeof...(I)>{
+      pooled_line<std::min(I / pooled_vectors + 1, windows_of(I % pooled_vectors + 1)),
+                  I % pooled_vectors + 1, relu>...};
+}
+
+template <bool relu>
+void run_pooled(int64_t windows, int64_t vectors, const PooledLine& t, int64_t begin, int64_t end) {
+  using All = std::make_integer_sequence<int, windows_of(1) * pooled_vectors>;
+  static constexpr auto table = pooled_table<relu>(All{});
+  table[(windows - 1) * pooled_vectors + vectors - 1](t, begin, end);
+}
+
+// Windows of a line done at once, so that copies of all that their two lines see fit.
+int64_t windows_at_once(const ConvPool2dShape& s) {
+  const Conv2dShape& c = s.conv;
+  const int64_t pixels = line_floats / ((2 * c.kh + 1) * c.c);
+  return std::min((pixels - c.kw + c.stride_w) / (2 * c.stride_w), s.pool.ow);
+}
+
+}  // namespace
+
+bool pools_in_registers(const ConvPool2dShape& s) {
+  const Conv2dShape& c = s.conv;
+  const Pool2dShape& p = s.pool;
+  return is_direct(c) && 2 * c.kh <= segment_limit && p.kh == 2 && p.kw == 2 && p.pad_top == 0 &&
+         p.pad_left == 0 && 2 * p.oh <= p.h && 2 * p.ow <= p.w && windows_at_once(s) > 0;
+}
+
+Span rows_inside(const ConvPool2dShape& s) {
+  const Conv2dShape& c = s.conv;
+  const int64_t step = 2 * c.stride_h, seen = c.stride_h + (c.kh - 1) * c.dilation_h + 1;
+  const int64_t end = c.h + c.pad_top - seen + step;
+  const int64_t begin = std::min(chunk_count(c.pad_top, step), s.pool.oh);
+  return {begin, std::clamp(end < 0 ? 0 : end / step, begin, s.pool.oh)};
+}
+
+void direct_pooled_rows(float* y, uint8_t* index, const float* x, const float* weights,
+                        const ConvPool2dShape& s, bool packed, const float* bias, bool relu,
+                        int64_t image, Span rows) {
+  const Conv2dShape& c = s.conv;
+  const float *x_lines[segment_limit], *w_lines[segment_limit];
+  const Panels panels(c.f);
+  const EvenCut pieces(s.pool.ow, windows_at_once(s));
+  const int64_t run = c.kw * c.c;
+  for (int64_t piece = 0; piece < pieces.pieces; ++piece) {
+    const Span windows{pieces(piece), pieces(piece + 1)};
+    const int64_t count = windows.end - windows.begin;
+    Sight sight(x, c, {2 * windows.begin, 2 * windows.end}, 2);
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      for (int64_t a = 0; a < 2; ++a) {
+        sight.see(x_lines + a * c.kh, image * c.oh + 2 * row + a, {0, c.kh});
+      }
+      const int64_t to = ((row - rows.begin) * s.pool.ow + windows.begin) * c.f;
+      for (int64_t q = 0, col = 0; q < panels.count(); ++q) {
+        const int64_t end = panels.begin(q) + panels.vectors_of(q) * width;
+        const int64_t w_step = packed ? end - col : c.f;
+        const float* w = weights + col * (packed ? c.kh * run : 1);
+        for (int64_t vectors; col < end; col += vectors * width, w += vectors * width) {
+          vectors = std::min<int64_t>((end - col) / width, pooled_vectors);
+          for (int64_t l = 0; l < c.kh; ++l) w_lines[l] = w + l * run * w_step;
+          const PooledLine line{x_lines,
+                                w_lines,
+                                c.kh,
+                                run,
+                                c.stride_w * c.c,
+                                w_step,
+                                y + to + col,
+                                index + to + col,
+                                c.f,
+                                std::min<int64_t>(c.f - col - (vectors - 1) * width, width),
+                                bias != nullptr ? bias + col : nullptr};
+          for (int64_t window = 0, stop; window < count; window = stop) {
+            const int64_t wide = std::min<int64_t>(windows_of(vectors), count - window);
+            stop = count - (count - window) % wide;
+            (relu ? run_pooled<true> : run_pooled<false>)(wide, vectors, line, window, stop);
+          }
+        }
       }
     }
   }

@@ -1,7 +1,8 @@
 // y = max_pool(act(conv(x, w) + b)), dw, db     x (n, h, w, c)  y, index (n, poh, pow, f)
 // The image between convolution and pooling never reaches memory: a thread makes a few lines of it
-// in its L1 cache and pools them. Its gradient is dy at the places in index and 0 elsewhere, so dw
-// needs only the windows of x there: 1 / (pool h w) of the convolution's FLOPs.
+// in its L1 cache and pools them, or, where an output has few terms and windows are 2 x 2, pools the
+// sums in registers. Its gradient is dy at the places in index and 0 elsewhere, so dw needs only the
+// windows of x there: 1 / (pool h w) of the convolution's FLOPs.
 // Split: y by images and bands of rows; dw and db by lines of dy and blocks of filters into fixed
 // partial gradients, added in order. x, y, dy and index pass memory once.
 #include "../ops/conv_pool.h"
@@ -340,19 +341,32 @@ void conv2d_max_pool2d_forward(float* y, uint8_t* index, const float* x, const f
   const Epilogue epilogue{b};  // a relu is cheaper, and the same, after the maximum
   const int64_t rows = band_rows(s), bands = chunk_count(p.oh, rows);
   const int64_t work = rows * p.kh * p.w * s.conv.kh * s.conv.kw * s.conv.c * p.c;
+  const bool in_registers =
+      s.conv.kh * s.conv.kw * s.conv.c <= direct_depth && pools_in_registers(s);
+  const Span inside = in_registers ? rows_inside(s) : Span{0, 0};
+  const bool relu = act == Activation::relu;
+  const auto via_scratch = [&](int64_t image, Span band) {
+    alignas(64) float scratch[conv_pool_scratch];
+    const int64_t top = std::max<int64_t>(band.begin * p.kh - p.pad_top, 0);
+    const int64_t bottom = std::min(band.end * p.kh - p.pad_top, p.h);
+    conv2d_lines(scratch, x, arranged, s.conv, epilogue, image * p.h + top, image * p.h + bottom);
+    const int64_t to = (image * p.oh + band.begin) * p.ow * p.c;
+    max_pool2d_rows(y + to, index + to, scratch, top, p, band.begin, band.end, relu);
+  };
   parallel_for(p.n * bands, std::max<int64_t>(4 * small_work / work, 1),
                [&](int64_t begin, int64_t end) {
-                 alignas(64) float scratch[conv_pool_scratch];
-                 for (int64_t band = begin; band < end; ++band) {
-                   const int64_t image = band / bands, first = band % bands * rows;
-                   const int64_t last = std::min(first + rows, p.oh);
-                   const int64_t top = std::max<int64_t>(first * p.kh - p.pad_top, 0);
-                   const int64_t bottom = std::min(last * p.kh - p.pad_top, p.h);
-                   conv2d_lines(scratch, x, arranged, s.conv, epilogue, image * p.h + top,
-                                image * p.h + bottom);
-                   const int64_t to = (image * p.oh + first) * p.ow * p.c;
-                   max_pool2d_rows(y + to, index + to, scratch, top, p, first, last,
-                                   act == Activation::relu);
+                 for (int64_t i = begin; i < end; ++i) {
+                   const int64_t image = i / bands, first = i % bands * rows;
+                   const Span band{first, std::min(first + rows, p.oh)};
+                   const Span middle{std::clamp(inside.begin, band.begin, band.end),
+                                     std::clamp(inside.end, band.begin, band.end)};
+                   if (band.begin < middle.begin) via_scratch(image, {band.begin, middle.begin});
+                   if (middle.begin < middle.end) {
+                     const int64_t to = (image * p.oh + middle.begin) * p.ow * p.c;
+                     direct_pooled_rows(y + to, index + to, x, arranged, s, forward_packs(s.conv),
+                                        b, relu, image, middle);
+                   }
+                   if (middle.end < band.end) via_scratch(image, {middle.end, band.end});
                  }
                });
 }

@@ -18,7 +18,10 @@ TILEGRAD_INLINE void add_outer_product(Vec (&acc)[R][V], X x, B b) {
     for (int r = 0; r < R; ++r) rows[r] = x(r);
 #pragma GCC unroll 8
     for (int j = 0; j < V; ++j) {
-      const Vec column = b(j);
+      Vec column = b(j);
+#if defined(__SSE2__)
+      asm("" : "+x"(column));  // else loaded anew for each row, and loads are what limits
+#endif
 #pragma GCC unroll 2
       for (int r = 0; r < R; ++r) acc[r][j] = fma(rows[r], column, acc[r][j]);
     }

@@ -74,22 +74,17 @@ TILEGRAD_INLINE void max_window(float* y, Index* index, const float* x, int64_t 
     return;
   }
   for_channels(c, [&](int64_t k, int64_t count, auto full) {
-    IVec at = splat_int(static_cast<int32_t>(rows.begin * kw + cols.begin));
-    Vec best =
-        load_channels<full.value>(x + first + rows.begin * row_step + cols.begin * c + k, count);
+    Maximum m{
+        load_channels<full.value>(x + first + rows.begin * row_step + cols.begin * c + k, count),
+        splat_int(static_cast<int32_t>(rows.begin * kw + cols.begin))};
     for (int64_t a = rows.begin; a < rows.end; ++a)
       for (int64_t b = cols.begin; b < cols.end; ++b) {
-        const Vec v = load_channels<full.value>(x + first + a * row_step + b * c + k, count);
-        const IVec wins = ~(v <= best) & (best == best);
-        best = select(wins, v, best);
-        at = select(wins, splat_int(static_cast<int32_t>(a * kw + b)), at);
+        m.add({load_channels<full.value>(x + first + a * row_step + b * c + k, count),
+               splat_int(static_cast<int32_t>(a * kw + b))});
       }
-    if (relu) {
-      at = select(best > 0.0f, at, splat_int(closed_window));
-      best = max(Vec{}, best);  // in this order NaN stays NaN
-    }
-    store_channels<full.value>(y + k, best, count);
-    store_index(index + k, at, count);
+    if (relu) m.close(closed_window);
+    store_channels<full.value>(y + k, m.best, count);
+    store_index(index + k, m.place, count);
   });
 }
 

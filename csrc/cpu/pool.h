@@ -48,6 +48,25 @@ TILEGRAD_INLINE void for_channels(int64_t c, F fn) {
   if (k < c) fn(k, c - k, std::false_type{});
 }
 
+// The maximum over a window so far, and its place. A later element wins by being greater or the first
+// NaN.
+struct Maximum {
+  Vec best;
+  IVec place;
+
+  TILEGRAD_INLINE void add(Maximum later) {
+    const IVec wins = ~(later.best <= best) & (best == best);
+    best = select(wins, later.best, best);
+    place = select(wins, later.place, place);
+  }
+
+  // With relu: no place where nothing is above 0. NaN stays.
+  TILEGRAD_INLINE void close(int32_t closed) {
+    place = select(best > 0.0f, place, splat_int(closed));
+    best = max(Vec{}, best);
+  }
+};
+
 // Output rows [begin, end) of one image: y and index point at row `begin`, x at input row `top`.
 // With `relu` y = max(0, maximum), and the index is 255 where that is not above 0.
 void max_pool2d_rows(float* y, uint8_t* index, const float* x, int64_t top, const Pool2dShape& s,
