@@ -107,6 +107,18 @@ def test_matmul_odd_shapes(backend, shape, rng):
     check_linear(backend, "matmul_backward_db", [(batch, k, n)], a, dy, length=m)
 
 
+def test_matrices_alone_are_a_batch_of_one(backend, rng):
+    a, b, dy = normal(rng, 5, 7), normal(rng, 7, 3), normal(rng, 5, 3)
+    for name, y, one, other in (
+        ("matmul_forward", dy, a, b),
+        ("matmul_backward_da", a, dy, b),
+        ("matmul_backward_db", b, a, dy),
+    ):
+        (alone,) = run(backend, name, [y.shape], one, other)
+        (batch,) = run(backend, name, [(1, *y.shape)], one[None], other[None])
+        np.testing.assert_array_equal(alone, batch[0])
+
+
 @pytest.mark.parametrize("rows", [1, 3, 129, 5000])
 @pytest.mark.parametrize("f", [1, 7, 32, 129])
 def test_bias_over_many_rows(backend, rows, f, rng):

@@ -16,7 +16,18 @@ def test_floats_become_float32_and_integers_stay():
     wide = Tensor(np.ones(2, np.float64)).dtype
     assert wide == (np.float64 if backends.default_device() == "reference" else np.float32)
     assert Tensor(np.ones(2, ">f4")).dtype == np.float32
+    assert Tensor(np.ones(2, ">i2")).dtype == np.int16
     assert (Tensor([1, 2]) * 0.5).numpy().tolist() == [0.5, 1.0]
+
+
+def test_dtypes_are_numpys_own_objects():
+    """They are compared at each op, which is slow for two that are merely equal."""
+    equal = np.dtype(np.float32).newbyteorder("=")
+    assert equal is not np.dtype(np.float32)
+    x = Tensor(np.ones(2, equal), requires_grad=True)
+    y = ops.exp(x)
+    y.sum().backward()
+    assert x.dtype is y.dtype is x.grad.dtype is np.dtype(np.float32)
 
 
 @pytest.mark.parametrize("bad", ["text", [object()], [1j], None, {}, np.array(["a"])])

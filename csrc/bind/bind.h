@@ -38,6 +38,13 @@ void run(int64_t bytes, const Kernel& kernel) {
   run([=] { kernel(workspace(bytes)); });
 }
 
+// An integer argument of an op that takes many: what is an int in Python comes in faster than by
+// pybind11's caster, which does the rest.
+struct Integer {
+  int64_t value = 0;
+  operator int64_t() const { return value; }
+};
+
 // A number, or an array of no axes that is read when the kernel runs: what changes from one replay
 // of a plan to the next comes in an array.
 template <class T>
@@ -76,3 +83,24 @@ inline Activation activation_kind(const char* op, int64_t kind, Activation last)
 }
 
 }  // namespace tilegrad
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<tilegrad::Integer> {
+  PYBIND11_TYPE_CASTER(tilegrad::Integer, const_name("int"));
+
+  bool load(handle h, bool convert) {
+    if (PyLong_CheckExact(h.ptr())) {
+      int overflow;
+      value.value = PyLong_AsLongLongAndOverflow(h.ptr(), &overflow);
+      return overflow == 0;
+    }
+    make_caster<int64_t> slow;
+    if (!slow.load(h, convert)) return false;
+    value.value = cast_op<int64_t>(slow);
+    return true;
+  }
+};
+
+}  // namespace pybind11::detail

@@ -4,9 +4,9 @@ namespace tilegrad {
 
 void bind_conv(py::module_& m) {
   m.def("conv2d_forward",
-        [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, int64_t stride_h,
-           int64_t stride_w, int64_t pad_top, int64_t pad_left, int64_t dilation_h,
-           int64_t dilation_w, int64_t groups, int64_t activation, float alpha) {
+        [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, Integer stride_h,
+           Integer stride_w, Integer pad_top, Integer pad_left, Integer dilation_h,
+           Integer dilation_w, Integer groups, Integer activation, float alpha) {
           const Arguments a("conv2d_forward");
           const auto y = a.out<float>(y_, "y", 4);
           const auto x = a.in<float>(x_, "x", 4);
@@ -19,9 +19,9 @@ void bind_conv(py::module_& m) {
           run(conv2d_forward_workspace(s),
               [=](void* ws) { conv2d_forward(y.data, x.data, w.data, b.data, s, act, alpha, ws); });
         });
-  m.def("conv2d_plan", [](py::handle y_, py::handle x_, py::handle w_, int64_t stride_h,
-                          int64_t stride_w, int64_t pad_top, int64_t pad_left, int64_t dilation_h,
-                          int64_t dilation_w, int64_t groups) {
+  m.def("conv2d_plan", [](py::handle y_, py::handle x_, py::handle w_, Integer stride_h,
+                          Integer stride_w, Integer pad_top, Integer pad_left, Integer dilation_h,
+                          Integer dilation_w, Integer groups) {
     const Arguments a("conv2d_plan");
     const auto y = a.in<float>(y_, "y", 4);
     const auto x = a.in<float>(x_, "x", 4);
@@ -33,9 +33,9 @@ void bind_conv(py::module_& m) {
                      {stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups}));
     return std::string(text);
   });
-  m.def("conv2d_backward_dx", [](py::handle dx_, py::handle dy_, py::handle w_, int64_t stride_h,
-                                 int64_t stride_w, int64_t pad_top, int64_t pad_left,
-                                 int64_t dilation_h, int64_t dilation_w, int64_t groups) {
+  m.def("conv2d_backward_dx", [](py::handle dx_, py::handle dy_, py::handle w_, Integer stride_h,
+                                 Integer stride_w, Integer pad_top, Integer pad_left,
+                                 Integer dilation_h, Integer dilation_w, Integer groups) {
     const Arguments a("conv2d_backward_dx");
     const auto dx = a.out<float>(dx_, "dx", 4);
     const auto dy = a.in<float>(dy_, "dy", 4);
@@ -45,9 +45,9 @@ void bind_conv(py::module_& m) {
     run(conv2d_backward_dx_workspace(s),
         [=](void* ws) { conv2d_backward_dx(dx.data, dy.data, w.data, s, ws); });
   });
-  m.def("conv2d_backward_dw", [](py::handle dw_, py::handle x_, py::handle dy_, int64_t stride_h,
-                                 int64_t stride_w, int64_t pad_top, int64_t pad_left,
-                                 int64_t dilation_h, int64_t dilation_w, int64_t groups) {
+  m.def("conv2d_backward_dw", [](py::handle dw_, py::handle x_, py::handle dy_, Integer stride_h,
+                                 Integer stride_w, Integer pad_top, Integer pad_left,
+                                 Integer dilation_h, Integer dilation_w, Integer groups) {
     const Arguments a("conv2d_backward_dw");
     const auto dw = a.out<float>(dw_, "dw", 4);
     const auto x = a.in<float>(x_, "x", 4);

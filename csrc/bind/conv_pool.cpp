@@ -49,9 +49,9 @@ bool conv_pool_dw_fits(const ConvPool2dShape& s) {
 void bind_conv_pool(py::module_& m) {
   m.def("conv2d_max_pool2d_forward",
         [](py::handle y_, py::handle index_, py::handle x_, py::handle w_, py::handle b_,
-           int64_t conv_h, int64_t conv_w, int64_t stride_h, int64_t stride_w, int64_t pad_top,
-           int64_t pad_left, int64_t dilation_h, int64_t dilation_w, int64_t pool_h, int64_t pool_w,
-           int64_t pool_pad_top, int64_t pool_pad_left, int64_t activation) {
+           Integer conv_h, Integer conv_w, Integer stride_h, Integer stride_w, Integer pad_top,
+           Integer pad_left, Integer dilation_h, Integer dilation_w, Integer pool_h, Integer pool_w,
+           Integer pool_pad_top, Integer pool_pad_left, Integer activation) {
           const Arguments a("conv2d_max_pool2d_forward");
           const auto y = a.out<float>(y_, "y", 4);
           const auto index = a.out<uint8_t>(index_, "index", 4);
@@ -75,9 +75,9 @@ void bind_conv_pool(py::module_& m) {
         });
   m.def("conv2d_max_pool2d_backward_dw",
         [](py::handle dw_, py::handle db_, py::handle x_, py::handle dy_, py::handle index_,
-           int64_t conv_h, int64_t conv_w, int64_t stride_h, int64_t stride_w, int64_t pad_top,
-           int64_t pad_left, int64_t dilation_h, int64_t dilation_w, int64_t pool_h, int64_t pool_w,
-           int64_t pool_pad_top, int64_t pool_pad_left) {
+           Integer conv_h, Integer conv_w, Integer stride_h, Integer stride_w, Integer pad_top,
+           Integer pad_left, Integer dilation_h, Integer dilation_w, Integer pool_h, Integer pool_w,
+           Integer pool_pad_top, Integer pool_pad_left) {
           const Arguments a("conv2d_max_pool2d_backward_dw");
           const auto dw = a.out<float>(dw_, "dw", 4);
           const auto db = db_.is_none() ? View<float>{} : a.out<float>(db_, "db", 1);

@@ -17,6 +17,15 @@ MatmulShape matmul_shape(const Arguments& a, int64_t batch, int64_t a_batch, int
   return {batch, m, k, n, a_batch == 1 ? 0 : m * k, b_batch == 1 ? 0 : k * n};
 }
 
+// Matrices (batch, rows, columns); one alone, of rank 2, is a batch of one.
+template <class T>
+View<T> matrices(const Arguments& a, View<T> v, const char* name) {
+  TG_CHECK(v.ndim == 2 || v.ndim == 3, a.op, "expected ", name, " of rank 2 or 3, got shape ",
+           shape_text(v.shape, v.ndim));
+  if (v.ndim == 2) return {v.data, 3, {1, v[0], v[1]}, v.size};
+  return v;
+}
+
 // How many rows an array (..., f) has: all its axes but the last are one.
 int64_t row_count(const Arguments& a, const View<const float>& v, const char* name) {
   TG_CHECK(v.ndim > 0, a.op, "expected ", name, " of shape (..., f), got a number");
@@ -101,9 +110,9 @@ void bind_dense(py::module_& m) {
 
   m.def("matmul_forward", [](py::handle y_, py::handle a_, py::handle b_) {
     const Arguments g("matmul_forward");
-    const auto y = g.out<float>(y_, "y", 3);
-    const auto a = g.in<float>(a_, "a", 3);
-    const auto b = g.in<float>(b_, "b", 3);
+    const auto y = matrices(g, g.out<float>(y_, "y", -1), "y");
+    const auto a = matrices(g, g.in<float>(a_, "a", -1), "a");
+    const auto b = matrices(g, g.in<float>(b_, "b", -1), "b");
     const auto s = matmul_shape(g, y[0], a[0], b[0], a[1], a[2], b[2]);
     g.expect(b, "b", {b[0], s.k, s.n});
     g.expect(y, "y", {s.batch, s.m, s.n});
@@ -112,9 +121,9 @@ void bind_dense(py::module_& m) {
   });
   m.def("matmul_backward_da", [](py::handle da_, py::handle dy_, py::handle b_) {
     const Arguments g("matmul_backward_da");
-    const auto da = g.out<float>(da_, "da", 3);
-    const auto dy = g.in<float>(dy_, "dy", 3);
-    const auto b = g.in<float>(b_, "b", 3);
+    const auto da = matrices(g, g.out<float>(da_, "da", -1), "da");
+    const auto dy = matrices(g, g.in<float>(dy_, "dy", -1), "dy");
+    const auto b = matrices(g, g.in<float>(b_, "b", -1), "b");
     const auto s = matmul_shape(g, dy[0], dy[0], b[0], dy[1], b[1], b[2]);
     g.expect(dy, "dy", {s.batch, s.m, s.n});
     g.expect(da, "da", {s.batch, s.m, s.k});
@@ -123,9 +132,9 @@ void bind_dense(py::module_& m) {
   });
   m.def("matmul_backward_db", [](py::handle db_, py::handle a_, py::handle dy_) {
     const Arguments g("matmul_backward_db");
-    const auto db = g.out<float>(db_, "db", 3);
-    const auto a = g.in<float>(a_, "a", 3);
-    const auto dy = g.in<float>(dy_, "dy", 3);
+    const auto db = matrices(g, g.out<float>(db_, "db", -1), "db");
+    const auto a = matrices(g, g.in<float>(a_, "a", -1), "a");
+    const auto dy = matrices(g, g.in<float>(dy_, "dy", -1), "dy");
     const auto s = matmul_shape(g, dy[0], a[0], dy[0], a[1], a[2], dy[2]);
     g.expect(dy, "dy", {s.batch, s.m, s.n});
     g.expect(db, "db", {s.batch, s.k, s.n});

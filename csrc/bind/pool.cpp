@@ -17,8 +17,8 @@ void with_index(const PoolGeometry& p, Body&& body) {
 
 void bind_pool(py::module_& m) {
   m.def("max_pool2d_forward",
-        [](py::handle y_, py::handle index_, py::handle x_, int64_t kh, int64_t kw,
-           int64_t stride_h, int64_t stride_w, int64_t pad_top, int64_t pad_left) {
+        [](py::handle y_, py::handle index_, py::handle x_, Integer kh, Integer kw,
+           Integer stride_h, Integer stride_w, Integer pad_top, Integer pad_left) {
           const Arguments a("max_pool2d_forward");
           const PoolGeometry p{kh, kw, stride_h, stride_w, pad_top, pad_left};
           const auto y = a.out<float>(y_, "y", 4);
@@ -31,8 +31,8 @@ void bind_pool(py::module_& m) {
           });
         });
   m.def("max_pool2d_backward_dx",
-        [](py::handle dx_, py::handle dy_, py::handle index_, int64_t kh, int64_t kw,
-           int64_t stride_h, int64_t stride_w, int64_t pad_top, int64_t pad_left) {
+        [](py::handle dx_, py::handle dy_, py::handle index_, Integer kh, Integer kw,
+           Integer stride_h, Integer stride_w, Integer pad_top, Integer pad_left) {
           const Arguments a("max_pool2d_backward_dx");
           const PoolGeometry p{kh, kw, stride_h, stride_w, pad_top, pad_left};
           const auto dx = a.out<float>(dx_, "dx", 4);
@@ -45,8 +45,8 @@ void bind_pool(py::module_& m) {
           });
         });
   m.def("avg_pool2d_forward",
-        [](py::handle y_, py::handle x_, int64_t kh, int64_t kw, int64_t stride_h, int64_t stride_w,
-           int64_t pad_top, int64_t pad_left) {
+        [](py::handle y_, py::handle x_, Integer kh, Integer kw, Integer stride_h, Integer stride_w,
+           Integer pad_top, Integer pad_left) {
           const Arguments a("avg_pool2d_forward");
           const auto y = a.out<float>(y_, "y", 4);
           const auto x = a.in<float>(x_, "x", 4);
@@ -54,8 +54,8 @@ void bind_pool(py::module_& m) {
           run([=] { avg_pool2d_forward(y.data, x.data, s); });
         });
   m.def("avg_pool2d_backward_dx",
-        [](py::handle dx_, py::handle dy_, int64_t kh, int64_t kw, int64_t stride_h,
-           int64_t stride_w, int64_t pad_top, int64_t pad_left) {
+        [](py::handle dx_, py::handle dy_, Integer kh, Integer kw, Integer stride_h,
+           Integer stride_w, Integer pad_top, Integer pad_left) {
           const Arguments a("avg_pool2d_backward_dx");
           const auto dx = a.out<float>(dx_, "dx", 4);
           const auto dy = a.in<float>(dy_, "dy", 4);

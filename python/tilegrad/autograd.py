@@ -92,7 +92,8 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
     """Add d root / d leaf to the `grad` of every leaf that requires it; see `Tensor.backward`."""
     if not root.requires_grad:
         raise RuntimeError("backward: this tensor does not require a gradient")
-    k = backend.get(root.device)
+    device = root.device
+    k = backend.get(device)
     if grad is None:
         if root.size != 1:
             raise ValueError(
@@ -102,21 +103,24 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
         seed.fill(1)
         seed = recording.constant(seed)
     else:
-        seed = Tensor._coerce(grad, root.device).data
+        seed = Tensor._coerce(grad, device).data
         if seed.shape != root.data.shape:
             raise ValueError(f"backward: expected a grad of shape {root.shape}, got {seed.shape}")
 
-    start = root.creator or root
-    grads = {start: seed}  # op or leaf -> array
-    borrowed = set() if grad is None else {start}  # those whose array may serve others too
+    grads = {}  # op or leaf -> array
+    borrowed = set()  # those whose array may serve others too
     waiting = []  # a heap of (-sequence, op) for the ops in `grads`
-    if start is not root:
-        waiting.append((-start.sequence, start))
-    while waiting:
-        # Whatever read its output is younger, so the gradient of the youngest op is complete.
-        op = heapq.heappop(waiting)[1]
-        dy = grads.pop(op)
-        _check_usable(op)
+    op, dy = root.creator, seed
+    if op is None:
+        grads[root] = seed
+        if grad is not None:
+            borrowed.add(root)
+    while op is not None:
+        if op.saved is None:
+            raise _freed(op)
+        for version, expected in op.versions:
+            if version[0] != expected:
+                raise _changed(op, version[0], expected)
         gradients, memory = op.backward(k, dy), dy.base
         for i, edge in enumerate(op.edges):
             g = gradients[i]
@@ -125,9 +129,10 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
             total = grads.get(edge)
             if total is None:
                 grads[edge] = g
-                if g is dy or g.base is dy or (g.base is memory and memory is not None):
+                base = g.base
+                if g is dy or base is dy or (base is memory and memory is not None):
                     borrowed.add(edge)
-                if isinstance(edge, Op):
+                if not isinstance(edge, Tensor):
                     heapq.heappush(waiting, (-edge.sequence, edge))
                 continue
             if edge in borrowed:
@@ -137,6 +142,11 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
         if not retain_graph:
             op.saved = None
             op.edges = ()
+        if not waiting:
+            break
+        # Whatever read its output is younger, so the gradient of the youngest op is complete.
+        op = heapq.heappop(waiting)[1]
+        dy = grads.pop(op)
 
     log = recording.state.log
     for leaf, g in grads.items():  # only now: an error above leaves every grad as it was
@@ -147,23 +157,23 @@ def backward(root: Tensor, grad=None, retain_graph: bool = False) -> None:
         elif leaf in borrowed:
             shared, g = g, k.empty_like(g)
             k.activation_forward(g, shared, 0, 0.0)
-        leaf.grad = Tensor._wrap(g, leaf.device)
+        leaf.grad = Tensor._wrap(g, device)
         if log is not None:
             log.leaves[id(leaf)] = leaf
 
 
-def _check_usable(op: Op) -> None:
-    if op.saved is None:
-        raise RuntimeError(
-            f"{_name(op)}: its saved arrays were freed by an earlier backward; "
-            "call backward(retain_graph=True) to go through the same graph twice"
-        )
-    for version, expected in op.versions:
-        if version[0] != expected:
-            raise RuntimeError(
-                f"{_name(op)}: a tensor that its backward needs was changed in place after forward "
-                f"(version {expected} became {version[0]}); change a copy instead"
-            )
+def _freed(op: Op) -> RuntimeError:
+    return RuntimeError(
+        f"{_name(op)}: its saved arrays were freed by an earlier backward; "
+        "call backward(retain_graph=True) to go through the same graph twice"
+    )
+
+
+def _changed(op: Op, version: int, expected: int) -> RuntimeError:
+    return RuntimeError(
+        f"{_name(op)}: a tensor that its backward needs was changed in place after forward "
+        f"(version {expected} became {version}); change a copy instead"
+    )
 
 
 def _name(op: Op) -> str:

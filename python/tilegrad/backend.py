@@ -28,7 +28,8 @@ import numpy as np
 
 # Every kernel and its arguments: outputs, inputs, saved statistics, sizes and hyperparameters.
 # Arrays are C-contiguous and of the shapes in csrc/ops/<stem>.h; sizes follow from them. What
-# gives a bias's gradient takes the rows of dy, y and dz as (..., f).
+# gives a bias's gradient takes the rows of dy, y and dz as (..., f), what multiplies matrices takes
+# one alone as a batch of one.
 # `activation`, `kind` are the integers of the enums there (see ACTIVATIONS, BINARY, UNARY).
 _CONV = "stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups"
 _CONV_POOL = (
@@ -251,6 +252,14 @@ def import_cupy() -> ModuleType:
 def on_gpu(value) -> bool:
     """Whether `value` is an array in a GPU's memory: CuPy's, PyTorch's or another's."""
     return not isinstance(value, np.ndarray) and hasattr(value, "__cuda_array_interface__")
+
+
+def native(dtype) -> np.dtype:
+    """A dtype of numbers in this machine's byte order: NumPy's own object, not one that equals it.
+
+    Arrays pass that object on. To compare it with itself costs next to nothing.
+    """
+    return np.dtype(dtype.type)
 
 
 def as_array(value):

@@ -154,7 +154,7 @@ class _Record:
         elif any(isinstance(a, Tensor) and a.requires_grad for a in leaves):
             self.reason = "an argument requires a gradient"
         if self.reason is None:
-            self.buffers = [k.empty(a.shape, a.dtype.newbyteorder("=")) for a in leaves]
+            self.buffers = [k.empty(a.shape, backend.native(a.dtype)) for a in leaves]
 
     def _refuse(self, reason):
         self.reason = reason

@@ -56,7 +56,7 @@ class Tensor:
                 device = "cuda"
         device = device or backend.default_device()
         k = backend.get(device)
-        dtype = array.dtype.newbyteorder("=")
+        dtype = backend.native(array.dtype)
         if dtype.kind == "f":
             array = k.asarray(array, dtype if dtype in k.float_dtypes else k.float_dtypes[0])
         elif dtype.kind in "iub":

@@ -50,8 +50,9 @@ def _converted(values):
 
 def check_dtypes(name: str, first, *others) -> None:
     """All arrays (None aside) have one dtype, else a TypeError that lists them."""
-    for array in others:
-        if array is not None and array.dtype != first.dtype:
+    dtype = first.dtype
+    for array in others:  # mostly of the same object; to compare two is slow
+        if array is not None and array.dtype is not dtype and array.dtype != dtype:
             found = ", ".join(str(a.dtype) for a in (first, *others) if a is not None)
             raise TypeError(f"{name}: expected one floating-point dtype, got {found}")
 

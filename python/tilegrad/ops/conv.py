@@ -31,13 +31,15 @@ class Conv2D(Op):
     def forward(self, k, x, w, b):
         y = k.empty(self.plan(x, w, b), x.dtype)
         k.conv2d_forward(y, x, w, b, *self.geometry, self.activation, self.alpha)
-        self.saved = x, w, y if self.activation else None
+        self.saved = x, w, b, y if self.activation else None
         return y
 
     def backward(self, k, dy):
-        x, w, y = self.saved
-        dz, db = before_activation(k, dy, y, self.activation, self.alpha, self.needs[2])
-        return *conv2d_gradients(k, dz, x, w, self.geometry, self.needs), db
+        x, w, b, y = self.saved
+        needs_dx, needs_dw, needs_db = self.needs
+        dz, db = before_activation(k, dy, y, b if needs_db else None, self.activation, self.alpha)
+        dx, dw = conv2d_gradients(k, dz, x, w, self.geometry, needs_dx, needs_dw)
+        return dx, dw, db
 
 
 @functools.lru_cache(maxsize=1024)
@@ -59,15 +61,16 @@ def _checked_geometry(x_shape, w_shape, b_shape, window):
     return (n, oh, ow, f), (sh, sw, top, left, dh, dw, groups)
 
 
-def conv2d_gradients(k, dz, x, w, geometry, needs):
+def conv2d_gradients(k, dz, x, w, geometry, needs_dx: bool, needs_dw: bool):
     """(dx, dw) from dz, the gradient before the activation; None where not needed."""
+    sh, sw, top, left, dilation_h, dilation_w, groups = geometry  # to unpack once is faster
     dx = dw = None
-    if needs[0]:
+    if needs_dx:
         dx = k.empty_like(x)
-        k.conv2d_backward_dx(dx, dz, w, *geometry)
-    if needs[1]:
+        k.conv2d_backward_dx(dx, dz, w, sh, sw, top, left, dilation_h, dilation_w, groups)
+    if needs_dw:
         dw = k.empty_like(w)
-        k.conv2d_backward_dw(dw, x, dz, *geometry)
+        k.conv2d_backward_dw(dw, x, dz, sh, sw, top, left, dilation_h, dilation_w, groups)
     return dx, dw
 
 

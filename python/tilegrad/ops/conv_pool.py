@@ -34,18 +34,20 @@ class Conv2DMaxPool2D(Op):
         kh, kw, _, _, top, left = pool.geometry
         self.sizes = (*self.image_shape[1:3], *conv.geometry[:6], kh, kw, top, left)
         k.conv2d_max_pool2d_forward(y, index, x, w, b, *self.sizes, conv.activation)
-        self.saved = x, w, index
+        self.saved = x, w, b, index
         return y
 
     def backward(self, k, dy):
-        x, w, index = self.saved
-        if self.needs[0] or not self.dw_fits(w):
+        x, w, b, index = self.saved
+        needs_dx, needs_dw, needs_db = self.needs
+        if needs_dx or not self.dw_fits(w):
             dz = k.empty(self.image_shape, dy.dtype)
             k.max_pool2d_backward_dx(dz, dy, index, *self.pool.geometry)
-            _, db = before_activation(k, dz, None, 0, 0.0, self.needs[2])
-            return *conv2d_gradients(k, dz, x, w, self.conv.geometry, self.needs), db
+            _, db = before_activation(k, dz, None, b if needs_db else None, 0, 0.0)
+            dx, dw = conv2d_gradients(k, dz, x, w, self.conv.geometry, needs_dx, needs_dw)
+            return dx, dw, db
         dw = k.empty_like(w)
-        db = k.empty(w.shape[3:], w.dtype) if self.needs[2] else None
+        db = k.empty_like(b) if needs_db else None
         k.conv2d_max_pool2d_backward_dw(dw, db, x, dy, index, *self.sizes)
         return None, dw, db
 

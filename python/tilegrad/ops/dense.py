@@ -38,39 +38,46 @@ class Dense(Op):
         rows = as_rows(x)
         y = k.empty((len(rows), f), x.dtype)
         k.dense_forward(y, rows, w, b, self.activation, self.alpha)
-        self.saved = rows, w, y if self.activation else None, x_shape
-        return y if rows is x else y.reshape(*x_shape[:-1], f)
+        y_saved = y if self.activation else None
+        if rows is x:
+            self.saved = x, w, b, y_saved, None
+            return y
+        self.saved = rows, w, b, y_saved, x_shape
+        return y.reshape(*x_shape[:-1], f)
 
     def backward(self, k, dy):
-        x, w, y, x_shape = self.saved
-        dz, db = before_activation(k, as_rows(dy), y, self.activation, self.alpha, self.needs[2])
+        x, w, b, y, x_shape = self.saved  # x and y as rows; x_shape is None where x came so
+        needs_dx, needs_dw, needs_db = self.needs
+        if x_shape is not None:
+            dy = as_rows(dy)
+        dz, db = before_activation(k, dy, y, b if needs_db else None, self.activation, self.alpha)
         dx = dw = None
-        if self.needs[0]:
+        if needs_dx:
             dx = k.empty_like(x)
             k.dense_backward_dx(dx, dz, w)
-            if len(x_shape) != 2:
+            if x_shape is not None:
                 dx = dx.reshape(x_shape)
-        if self.needs[1]:
+        if needs_dw:
             dw = k.empty_like(w)
             k.dense_backward_dw(dw, x, dz)
         return dx, dw, db
 
 
-def before_activation(k, dy, y, activation: int, alpha: float, needs_db: bool):
-    """(dz, db) of y = act(z + b): dz is dy where there is no activation, db None if not needed.
+def before_activation(k, dy, y, b, activation: int, alpha: float):
+    """(dz, db) of y = act(z + b): dz is dy where there is no activation, db None where b is.
 
     Of any shape (..., f); both in one pass where both are wanted.
     """
-    db = k.empty(dy.shape[-1:], dy.dtype) if needs_db else None
+    db = None if b is None else k.empty_like(b)
     if not activation:
-        if needs_db:
+        if b is not None:
             k.bias_backward_db(db, dy)
         return dy, db
     dz = k.empty_like(dy)
-    if needs_db:
-        k.bias_activation_backward_dz(dz, db, dy, y, activation, alpha)
-    else:
+    if b is None:
         k.activation_backward_dx(dz, dy, y, activation, alpha)
+    else:
+        k.bias_activation_backward_dz(dz, db, dy, y, activation, alpha)
     return dz, db
 
 
@@ -101,6 +108,29 @@ def dense(x, w, b=None, activation: str | None = None, alpha: float | None = Non
 
 
 class Matmul(Op):
+    """y = a b for two matrices."""
+
+    reads = (0, 1)
+
+    def forward(self, k, a, b):
+        y = k.empty((len(a), b.shape[1]), a.dtype)
+        k.matmul_forward(y, a, b)
+        self.saved = a, b
+        return y
+
+    def backward(self, k, dy):
+        a, b = self.saved
+        da = db = None
+        if self.needs[0]:
+            da = k.empty_like(a)
+            k.matmul_backward_da(da, dy, b)
+        if self.needs[1]:
+            db = k.empty_like(b)
+            k.matmul_backward_db(db, a, dy)
+        return da, db
+
+
+class BatchMatmul(Op):
     """y[i] = a[i] b[i] for the matrices of a batch; an operand with one serves all.
 
     Args:
@@ -161,18 +191,25 @@ def matmul(a, b):
     a, b = tensors(a, b)
     a_shape, b_shape, views, shape = _matmul_shapes(a.data.shape, b.data.shape)
     check_dtypes("matmul", a.data, b.data)
+    if views is None:
+        return apply(Matmul(), a, b)
     if a_shape is not None:
         a = broadcast_to(a, a_shape)
     if b_shape is not None:
         b = broadcast_to(b, b_shape)
-    return apply(Matmul(views, shape), a, b)
+    return apply(BatchMatmul(views, shape), a, b)
 
 
 @functools.lru_cache(maxsize=1024)
 def _matmul_shapes(a, b):
-    """What a and b have to be repeated to (None: nothing), `Matmul`'s views, and y's shape."""
+    """What a and b have to be repeated to (None: nothing), `BatchMatmul`'s views, and y's shape.
+
+    Two matrices need no views: None.
+    """
     if not a or not b or a[-1] != b[-2 if len(b) > 1 else 0]:
         raise ValueError(f"matmul: expected a (..., m, k) and b (..., k, n), got {a} and {b}")
+    if len(a) == len(b) == 2:
+        return None, None, None, (a[0], b[1])
     *a_lead, m, inner = a if len(a) > 1 else (1, *a)
     *b_lead, _, n = b if len(b) > 1 else (*b, 1)
     try:

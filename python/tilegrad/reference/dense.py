@@ -39,15 +39,15 @@ def bias_activation_backward_dz(dz, db, dy, y, activation, alpha):
 
 
 def matmul_forward(y, a, b):
-    """y[i] = a[i] b[i]; an operand of batch 1 serves the whole batch."""
+    """y[i] = a[i] b[i]; an operand of batch 1 serves the whole batch, as does a matrix alone."""
     y[...] = a @ b
 
 
 def matmul_backward_da(da, dy, b):
     """da[i] = dy[i] b[i]^T, one per batch entry even where a is shared."""
-    da[...] = dy @ np.swapaxes(b, 1, 2)
+    da[...] = dy @ np.swapaxes(b, -1, -2)
 
 
 def matmul_backward_db(db, a, dy):
     """db[i] = a[i]^T dy[i], one per batch entry even where b is shared."""
-    db[...] = np.swapaxes(a, 1, 2) @ dy
+    db[...] = np.swapaxes(a, -1, -2) @ dy
