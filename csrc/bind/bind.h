@@ -22,12 +22,24 @@ void bind_plan(py::module_& m);
 
 void bind_memory(py::module_& m);  // for devices whose memory is the host's
 
+// While one is alive, its thread does without the interpreter's lock. pybind11's own looks up more.
+class Unlocked {
+ public:
+  Unlocked() = default;
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+  ~Unlocked() { PyEval_RestoreThread(state_); }
+
+ private:
+  PyThreadState* const state_ = PyEval_SaveThread();
+};
+
 // Runs a kernel without the interpreter's lock. A plan that is being recorded keeps a copy, so the
 // kernel must hold by value what it needs; pointers into arrays stay valid, see Arguments.
 template <class Kernel>
 void run(const Kernel& kernel) {
   if (Plan* plan = recording()) plan->add(kernel);
-  py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   const Stopwatch stopwatch;
   kernel();
 }

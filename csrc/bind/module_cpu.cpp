@@ -18,7 +18,7 @@ void bind_roofs(py::module_& m) {
   m.def("roof_flops", [=](int64_t threads, int64_t rounds, int64_t steps) {
     check("roof_flops", threads, rounds);
     check_range("roof_flops", "steps", steps, 1, int64_t{1} << 40);
-    py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     return roof_flops(static_cast<int>(threads), static_cast<int>(rounds), steps);
   });
   m.def("roof_bytes",
@@ -27,7 +27,7 @@ void bind_roofs(py::module_& m) {
           check_range("roof_bytes", "passes", passes, 1, int64_t{1} << 40);
           check_range("roof_bytes", "bytes", bytes, 1, int64_t{1} << 40);
           check_range("roof_bytes", "a kind", kind, 0, static_cast<int64_t>(Traffic::triad));
-          py::gil_scoped_release unlocked;
+          const Unlocked unlocked;
           return roof_bytes(static_cast<int>(threads), static_cast<int>(rounds), passes, bytes,
                             static_cast<Traffic>(kind));
         });

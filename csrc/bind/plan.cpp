@@ -85,7 +85,7 @@ void bind_plan(py::module_& m) {
           "replay",
           [](const Plan& plan) {
             TG_CHECK(plan.complete(), "replay", "expected a plan whose recording has ended");
-            py::gil_scoped_release unlocked;
+            const Unlocked unlocked;
             return plan.replay();
           },
           "Run all that was recorded on the same memory; whether no step stopped it")
@@ -96,7 +96,7 @@ void bind_plan(py::module_& m) {
             TG_CHECK(plan.complete(), a.op, "expected a plan whose recording has ended");
             const auto taken = a.out<int64_t>(taken_, "taken", 1);
             a.expect(taken, "taken", {static_cast<int64_t>(plan.size())});
-            py::gil_scoped_release unlocked;
+            const Unlocked unlocked;
             return plan.replay(taken.data);
           },
           "The same; taken[i], of int64, becomes the nanoseconds of step i")
