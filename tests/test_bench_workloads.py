@@ -188,9 +188,10 @@ class Calls:
         return getattr(reference, name)
 
 
-def test_every_kernel_has_a_workload():
+@pytest.mark.parametrize("descriptors", [ALL, suites.SUITES["sim"].descriptors], ids=["all", "sim"])
+def test_every_kernel_has_a_workload(descriptors):
     calls = Calls()
-    for descriptor in ALL:
+    for descriptor in descriptors:
         workload = parse(descriptor)
         arrays = list(workload.inputs(np.random.default_rng(0)).values())
         if not workload.in_place:
@@ -301,6 +302,13 @@ def test_defaults_are_in_the_name():
 def test_a_wrong_descriptor_says_why(descriptor, message):
     with pytest.raises(ValueError, match=message):
         parse(descriptor)
+
+
+def test_the_gpu_has_the_workloads_of_the_simulator():
+    gpu, sim = (
+        {d.partition(":")[0] for d in suites.SUITES[name].descriptors} for name in ("gpu", "sim")
+    )
+    assert gpu == sim
 
 
 @pytest.mark.parametrize("name", suites.SUITES)

@@ -27,6 +27,10 @@ def load():
 check = load()
 from gpu import report  # noqa: E402
 
+from tilegrad import backend  # noqa: E402
+from tilegrad.bench import suites  # noqa: E402
+from tilegrad.bench.workload import parse  # noqa: E402
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -139,17 +143,119 @@ def test_what_a_stopped_benchmark_wrote_is_kept(monkeypatch, run, tmp_path):
     package.mkdir(parents=True)
     (package / "__main__.py").write_text(
         "import json, sys, time\n"
-        "rows = [{'kernel': 'k', 'shape': '1', 'left_out': 'in this test'}]\n"
+        "rows = [{'check': 'k', 'failed': 'in this test'}]\n"
         "text = json.dumps({'device': {}, 'rehearsal': True, 'rows': rows})\n"
         "open(sys.argv[sys.argv.index('--out') + 1], 'w').write(text)\n"
         "time.sleep(60)\n"
     )
     run.environment["PYTHONPATH"] = str(package.parent)
-    monkeypatch.setitem(check.PARTS, "kernels", check.Part("hangs", 1, 4))
-    assert check.do(run, "kernels") == "FAILED"
+    monkeypatch.setitem(check.PARTS, "checks", check.Part("hangs", 1, 4))
+    assert check.do(run, "checks") == "FAILED"
     run.write()
-    assert results(run.out)["parts"]["kernels"]["results"]["rows"][0]["kernel"] == "k"
+    assert results(run.out)["parts"]["checks"]["results"]["rows"][0]["check"] == "k"
     assert "in this test" in (run.out / "report.md").read_text()
+
+
+ROW = {
+    "workload": "relu:n9",
+    "library": "tilegrad",
+    "label": "tilegrad cuda",
+    "setting": "",
+    "status": "ok",
+    "reason": None,
+    "error": 0.25,
+    "flops": 9,
+    "bytes": 72,
+    "ratio": 1.0,
+    "warm": {"median": 2e-6, "min": 1e-6, "noise": 0.01},
+}
+WRONG = {"status": "refused", "reason": "output y[0]: off by 1"}
+SLOWER = {"library": "torch", "label": "PyTorch", "ratio": 1.5, "warm": ROW["warm"]}
+
+
+@pytest.fixture
+def harness(monkeypatch, run, tmp_path):
+    """Lets a stand-in for `tilegrad bench` write these rows, then end with a status or hang."""
+
+    def given(rows, then="sys.exit(0)", first=""):
+        program = tmp_path / "python"
+        program.write_text(
+            f"#!{sys.executable}\n"
+            "import sys, time\n"
+            f"assert sys.argv[1:5] == ['-m', 'tilegrad', 'bench', '--suite'], sys.argv\n{first}\n"
+            "with open(sys.argv[sys.argv.index('--json') + 1], 'w') as file:\n"
+            f"    file.write({json.dumps({'rows': rows})!r})\n{then}\n"
+        )
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        monkeypatch.setitem(check.PARTS, "kernels", check.Part("may hang", 1, 4))
+        verdict = check.do(run, "kernels")
+        return verdict, run.results["parts"]["kernels"]
+
+    return given
+
+
+def test_kernels_are_measured_by_tilegrad_bench(run, harness):
+    run.rehearsal = False
+    run.results["parts"]["build"] = {"verdict": check.PASSED, "seconds": 1.0, "note": ""}
+    verdict, part = harness([ROW, ROW | SLOWER, ROW | SLOWER | {"label": "CuPy"} | WRONG])
+    assert (verdict, part["note"]) == ("passed", "1 workloads")
+    ours, theirs, other = part["results"]["rows"]
+    assert (ours["seconds"], ours["noise"], theirs["ratio"]) == (2e-6, 0.01, 1.5)
+    assert "seconds" not in other
+    assert (run.out / "kernels.json").is_file()
+
+
+def test_a_rehearsal_of_the_kernels_has_no_times(run, harness):
+    verdict, part = harness([ROW])
+    assert verdict == "passed"
+    (row,) = part["results"]["rows"]
+    assert row.keys() == {*("workload", "library", "label", "setting", "status", "reason", "error")}
+    run.write()
+    assert "| `relu:n9` | right | - |" in (run.out / "report.md").read_text()
+
+
+def test_kernels_that_were_measured_in_time_count(harness):
+    verdict, part = harness([ROW], "time.sleep(60)")
+    assert (verdict, part["note"]) == ("passed", "1 workloads, then the time was up")
+
+
+@pytest.mark.parametrize(
+    "rows, then, note",
+    [
+        ([ROW, ROW | WRONG], "sys.exit(1)", "1 not proved; relu:n9: output y[0]: off by 1"),
+        ([ROW | WRONG], "time.sleep(60)", "1 not proved; relu:n9: output y[0]: off by 1"),
+        ([ROW], "sys.exit(3)", "tilegrad bench: status 3, 1 rows"),
+        ([], "sys.exit(0)", "tilegrad bench: status 0, 0 rows"),
+    ],
+    ids=["refused", "refused before the time was up", "status", "nothing"],
+)
+def test_kernels_that_are_not_proved_fail(harness, rows, then, note):
+    verdict, part = harness(rows, then)
+    assert (verdict, part["note"]) == ("FAILED", note)
+
+
+def test_what_an_earlier_run_measured_does_not_count(run, harness):
+    (run.scratch / "kernels.json").write_text(json.dumps({"rows": [ROW]}))
+    verdict, part = harness([], first="sys.exit(2)")
+    assert (verdict, part["note"]) == ("FAILED", "tilegrad bench: status 2, 0 rows")
+
+
+def test_every_goal_is_about_a_workload_of_the_suite():
+    measured = {str(parse(descriptor)) for descriptor in suites.SUITES["gpu"].descriptors}
+    assert {goal.workload for goal in report.GOALS} <= measured
+
+
+missing = backend.supported().get("sim", "there is no device sim")
+
+
+@pytest.mark.skipif(missing is not None, reason=str(missing))
+def test_tilegrad_bench_runs_in_the_simulator(monkeypatch, run):
+    """One workload of the suite: test_bench_workloads.py has them all."""
+    start = check.Run.start
+    monkeypatch.setattr(check.Run, "start", lambda run, c: start(run, [*c, "relu:n99"]))
+    assert check.do(run, "kernels") == "passed"
+    assert run.results["parts"]["kernels"]["note"] == "1 workloads"
 
 
 def test_later_parts_keep_what_they_need_at_least(run):
@@ -193,32 +299,24 @@ def test_what_pytest_said(text, result):
 
 
 def made_up(goal, ratio):
-    figures = {"gpu": [1e-4, 2e-4, 3e-4], "wall": [4e-4] * 3, "tf32": False}
-    return {
-        "kernel": goal.kernel,
-        "shape": goal.shape,
-        "contenders": {
-            "tilegrad": figures,
-            "PyTorch, mm": figures,
-            "PyTorch tf32, mm": figures | {"tf32": True},
-        },
-        "peer": "PyTorch, mm",
-        "timed": "graph",
-        "noise": 0.013,
-        "bytes": 10**8,
-        "flops": 10**9,
-        "gpu_ratio": ratio,
-        "wall_ratio": ratio,
-    }
+    """tilegrad's row and PyTorch's."""
+    ours = {"workload": goal.workload, "library": "tilegrad", "label": "tilegrad cuda"}
+    ours |= {"setting": "", "status": "ok", "reason": None, "error": 0.1, "ratio": 1.0}
+    ours |= {"seconds": 2e-4, "noise": 0.013, "bytes": 10**8, "flops": 10**9}
+    theirs = {"library": "torch", "label": "PyTorch", "setting": "inference mode; channels last"}
+    return [ours, ours | theirs | {"seconds": 2e-4 * ratio, "ratio": ratio}]
 
 
 def made_up_results():
-    first, second, *_ = report.GOALS
+    first, second, third, *_ = report.GOALS
+    lost = {"workload": third.workload, "library": "", "label": "", "setting": ""}
+    cupy = {"workload": first.workload, "library": "cupy", "label": "CuPy", "setting": ""}
     rows = {
         "kernels": [
-            made_up(first, first.least + 0.01),
-            made_up(second, second.least - 0.01),
-            {"kernel": "broken", "shape": "7", "failed": "NotProvedError: off by 1"},
+            *made_up(first, first.least + 0.01),
+            cupy | {"status": "refused", "reason": "CuPy: slept"},
+            *made_up(second, second.least - 0.01),
+            lost | {"status": "failed", "reason": "the process\nended: a | b"},
         ],
         "ceilings": [
             {"ceiling": "copy", "rate": 3e12},
@@ -254,11 +352,12 @@ def test_the_report_says_what_was_found():
     assert text.count("| reached |") == 1
     assert text.count("| MISSED |") == 1
     assert text.count("| not measured |") == len(report.GOALS) - 2
-    assert "200 µs (graph)" in text
-    assert "NotProvedError: off by 1" in text
+    goal = report.GOALS[0]  # 100 MB at 3 TB/s are 33 of 200 microseconds
+    assert f"| `{goal.workload}` | 200 µs | 17% bytes | 142 µs (PyTorch, channels last) |" in text
+    assert f"| `{goal.workload}` | CuPy | refused | CuPy: slept |" in text
+    assert "failed: the process ended: a / b" in text
     assert "3.00 TB/s" in text
     assert "50.00 TFLOP/s" in text
-    assert "17% bytes" in text  # 100 MB at 3 TB/s are 33 of 200 microseconds
     assert text.index("| 32 |") < text.index("| 1024 |")
     assert "1 ms, 2 s (1.00)" in text
 

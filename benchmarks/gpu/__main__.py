@@ -8,16 +8,16 @@ import os
 import sys
 from pathlib import Path
 
-from . import ceilings, checks, kernels, training
+from . import ceilings, checks, training
 from .device import Deadline, open_device
 
-PARTS = {"ceilings": ceilings, "kernels": kernels, "training": training, "checks": checks}
+PARTS = {"ceilings": ceilings, "training": training, "checks": checks}
 
 
 def without_times(value):
     """What a rehearsal may say: every time and all that is made of times is left out."""
     if isinstance(value, dict):
-        timed = ("seconds", "rate", "ratio", "gpu", "wall", "noise", "timed")
+        timed = ("seconds", "rate", "ratio")
         return {
             key: None if key.endswith(timed) else without_times(item) for key, item in value.items()
         }

@@ -70,10 +70,9 @@ def launch_gap(device: Device) -> dict:
 
     stream()
     seconds = {"stream": statistics.median(device.stopwatch(stream)[0] for _ in range(5))}
-    graph = device.capture(calls, "cupy")
-    if graph is not None:
-        graph()
-        seconds["graph"] = statistics.median(device.stopwatch(graph)[0] for _ in range(5))
+    graph = device.capture(calls)
+    graph()
+    seconds["graph"] = statistics.median(device.stopwatch(graph)[0] for _ in range(5))
     return {f"{key}_seconds": value / len(calls) for key, value in seconds.items()}
 
 

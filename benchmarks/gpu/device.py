@@ -35,12 +35,10 @@ class Device:
         kernels: tilegrad's backend.
         xp: the array library of its memory.
         torch: PyTorch's name of the device.
-        cache_bytes: the last cache level; benchmarks rotate among buffers that exceed it.
     """
 
     simulated: bool
     torch: str
-    cache_bytes: int
 
     def __init__(self, name: str):
         self.name = name
@@ -68,7 +66,6 @@ class Cuda(Device):
 
     def __init__(self):
         super().__init__("cuda")
-        self.cache_bytes = self.kernels.module.device_info()["l2_bytes"]
         self._capturing = self.xp.cuda.Stream(non_blocking=True)
 
     def array(self, tensor: torch.Tensor):
@@ -91,33 +88,8 @@ class Cuda(Device):
         wall = time.perf_counter() - wall
         return self.xp.cuda.get_elapsed_time(start, stop) / 1e3, wall
 
-    def capture(self, calls: Sequence[Callable[[], object]], library: str):
-        """A function that replays `calls` as one CUDA graph; None where they cannot be captured.
-
-        `library` is whose calls they are, "torch" or "cupy" (tilegrad's too): each has its own way,
-        since its memory pool must know.
-        """
-        capture = self._capture_torch if library == "torch" else self._capture_cupy
-        try:
-            return capture(calls)
-        except Exception as error:  # whatever a library objects to: then the stream is timed
-            print(f"  not captured: {type(error).__name__}: {error}", flush=True)
-            return None
-
-    def _capture_torch(self, calls):
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for call in calls:
-                call()
-        torch.cuda.current_stream().wait_stream(side)
-        self.synchronize()
-        with torch.cuda.graph(graph):
-            for call in calls:
-                call()
-        return graph.replay
-
-    def _capture_cupy(self, calls):
+    def capture(self, calls: Sequence[Callable[[], object]]):
+        """A function that replays `calls` of CuPy or tilegrad as one CUDA graph."""
         stream = self._capturing
         self.synchronize()
         with stream:
@@ -154,7 +126,6 @@ class Simulated(Device):
 
     simulated = True
     torch = "cpu"
-    cache_bytes = 1 << 10
 
     def __init__(self):
         super().__init__("sim")
@@ -171,7 +142,7 @@ class Simulated(Device):
         wall = time.perf_counter() - wall
         return wall, wall
 
-    def capture(self, calls, library: str):
+    def capture(self, calls):
         return lambda: [call() for call in calls]
 
     def release(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 
 REHEARSAL = (
@@ -13,30 +12,34 @@ REHEARSAL = (
 
 @dataclass(frozen=True)
 class Goal:
-    """PyTorch's time over tilegrad's in one row, and how much it should be."""
+    """PyTorch's time over tilegrad's for one workload, and how much it should be."""
 
     text: str
-    kernel: str
-    shape: str
+    workload: str
     least: float
 
 
 GOALS = (
-    Goal("fp32 GEMM 4096, of cuBLAS", "matmul_forward", "4096 x 4096 x 4096", 0.7),
-    Goal("fp32 convolution, of cuDNN", "conv2d_forward", "256 x 56 x 56 x 64 x 64 x 3 x 1", 0.6),
-    Goal("fp32 convolution, of cuDNN", "conv2d_forward", "256 x 14 x 14 x 256 x 256 x 3 x 1", 0.6),
-    Goal("first layer with pooling", "conv2d_max_pool2d_forward", "1024 x 28 x 28 x 1 x 32 x 0", 1),
-    Goal("softmax-cross-entropy", "softmax_cross_entropy", "8192 x 50304", 1),
-    Goal("2x2 max pooling", "max_pool2d_forward", "1024 x 26 x 26 x 32", 1),
-    Goal("2x2 max pooling, backward", "max_pool2d_backward_dx", "1024 x 26 x 26 x 32", 1),
-    Goal("Adam, of the fused one", "adam_update", "117,469,184 parameters in 14", 0.95),
+    Goal("fp32 GEMM 4096, of cuBLAS", "matmul:b1m4096k4096n4096", 0.7),
+    Goal("fp32 convolution, of cuDNN", "conv2d:n128h56w56c64f64k3s1same", 0.6),
+    Goal("fp32 convolution, of cuDNN", "conv2d:n128h14w14c256f256k3s1same", 0.6),
+    Goal("first layer with pooling", "conv2d_pool:n1024h28w28c1f32k3p2valid", 1),
+    Goal("softmax-cross-entropy", "softmax_cross_entropy:r512c50304", 1),
+    Goal("2x2 max pooling", "max_pool2d:n1024h26w26c32k2s2valid", 1),
+    Goal("2x2 max pooling, backward", "max_pool2d_dx:n1024h26w26c32k2s2valid", 1),
+    Goal("Adam, of the fused one", "adam:n33554432t8", 0.95),
 )
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table, the first column left, the others right."""
-    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
+    lines = [head, [":--", *["--:"] * (len(head) - 1)], *(map(_plain, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """What a cell can hold of a program's message."""
+    return " ".join(text.replace("|", "/").split())
 
 
 def duration(seconds: float | None) -> str:
@@ -53,10 +56,6 @@ def times(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def middle(values) -> float | None:
-    return statistics.median(values) if values else None
-
-
 def without_result(row: dict) -> str | None:
     """Why a row has no figures, in words."""
     return row.get("failed") or row.get("left_out")
@@ -67,16 +66,15 @@ def without_result(row: dict) -> str | None:
 
 def goals(rows: list[dict]) -> str:
     """Every goal, reached or not."""
-    found = {(row["kernel"], row["shape"]): row for row in rows}
+    reached = {row["workload"]: row.get("ratio") for row in rows if row["library"] == "torch"}
     lines = []
     for goal in GOALS:
-        row = found.get((goal.kernel, goal.shape))
-        reached, verdict = None, "not measured"
-        if row is not None and not without_result(row) and row["gpu_ratio"] is not None:
-            reached = row["gpu_ratio"]
-            verdict = "reached" if reached >= goal.least else "MISSED"
-        name = f"{goal.text}: `{goal.kernel}` {goal.shape}"
-        lines.append([name, f"{goal.least:g}", times(reached), verdict])
+        ratio = reached.get(goal.workload)
+        verdict = "reached" if ratio is not None and ratio >= goal.least else "MISSED"
+        name = f"{goal.text}: `{goal.workload}`"
+        lines.append(
+            [name, f"{goal.least:g}", times(ratio), "not measured" if ratio is None else verdict]
+        )
     return table(["goal", "PyTorch / tilegrad, at least", "measured", ""], lines)
 
 
@@ -102,41 +100,51 @@ def rate(value: float | None, unit: str) -> str:
 
 
 def kernels(rows: list[dict], copy_rate: float | None, gemm_rate: float | None) -> str:
+    """A line for each workload: tilegrad beside the fastest peer."""
     lines = []
-    for row in rows:
-        name = f"`{row['kernel']}` {row['shape']}"
-        if without_result(row):
-            lines.append([name, without_result(row), *["-"] * 8])
+    for workload in dict.fromkeys(row["workload"] for row in rows):
+        of_it = [row for row in rows if row["workload"] == workload]
+        ours = next((r for r in of_it if r["library"] in ("tilegrad", "")), None)
+        if ours is None or ours["status"] != "ok":
+            why = f"{ours['status']}: {ours['reason']}" if ours else "not measured"
+            lines.append([f"`{workload}`", why, *["-"] * 4])
             continue
-        ours = row["contenders"]["tilegrad"]
-        tf32 = [middle(c["gpu"]) for c in row["contenders"].values() if c["tf32"] and c["gpu"]]
-        seconds = middle(ours["gpu"])
+        seconds = ours.get("seconds")
+        peers = [row for row in of_it if row is not ours and row.get("seconds")]
+        peer = min(peers, key=lambda row: row["seconds"], default=None)
         share = "-"
         if seconds and copy_rate and gemm_rate:
-            bytes_share = row["bytes"] / copy_rate / seconds
-            flops_share = row["flops"] / gemm_rate / seconds
+            bytes_share = ours["bytes"] / copy_rate / seconds
+            flops_share = ours["flops"] / gemm_rate / seconds
             share = f"{max(bytes_share, flops_share):.0%} "
             share += "FLOP" if flops_share > bytes_share else "bytes"
-        peer = row["contenders"][row["peer"]]
         lines.append(
             [
-                name,
-                f"{duration(seconds)} ({row['timed']})" if seconds else "-",
-                duration(middle(ours["wall"])),
+                f"`{workload}`",
+                duration(seconds) if seconds else "right",
                 share,
-                f"{duration(middle(peer['gpu']))} ({row['peer'].removeprefix('PyTorch, ')})"
-                if seconds
-                else "-",
-                times(row["gpu_ratio"]),
-                times(row["wall_ratio"]),
-                duration(min(tf32)) if tf32 else "-",
-                times(row.get("gpu_cupy_ratio")),
-                "-" if row["noise"] is None else f"{row['noise']:.1%}",
+                f"{duration(peer['seconds'])} ({way(peer)})" if peer else "-",
+                times(peer["ratio"]) if peer else "-",
+                f"{ours['noise']:.1%}" if seconds else "-",
             ]
         )
-    head = ["kernel", "tilegrad, GPU", "wall", "of the ceiling", "PyTorch fp32, best", "ratio, GPU"]
-    head += ["ratio, wall", "PyTorch tf32", "CuPy / tilegrad", "noise"]
+    head = ["kernel", "tilegrad", "of the ceiling", "fastest peer", "peer / tilegrad", "noise"]
     return table(head, lines)
+
+
+def way(row: dict) -> str:
+    """The library, and which of its calls; settings that all its rows share stand before that."""
+    return ", ".join(filter(None, [row["label"], row["setting"].rpartition("; ")[2]]))
+
+
+def refused(rows: list[dict]) -> str:
+    """The peers that have no time, and why."""
+    lines = [
+        [f"`{row['workload']}`", row["label"], row["status"], row["reason"]]
+        for row in rows
+        if row["status"] != "ok" and row["library"] not in ("tilegrad", "")
+    ]
+    return table(["kernel", "peer", "", ""], lines) if lines else ""
 
 
 def training(rows: list[dict]) -> str:
@@ -163,8 +171,9 @@ def training(rows: list[dict]) -> str:
 def checks(rows: list[dict]) -> str:
     lines = []
     for row in rows:
-        details = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("check", "failed"))
-        lines.append([row["check"], "FAILED" if row.get("failed") else "passed", details])
+        wrong = row.get("failed")
+        details = wrong or ", ".join(f"{k} {v}" for k, v in row.items() if k != "check")
+        lines.append([row["check"], "FAILED" if wrong else "passed", details])
     return table(["check", "", ""], lines)
 
 
@@ -189,7 +198,7 @@ def report(results: dict) -> str:
     ]
     text += [table(["part", "", "took", ""], lines), ""]
     found = {name: part["results"] for name, part in parts.items() if part.get("results")}
-    device = next((part["device"] for part in found.values()), None)
+    device = next((part["device"] for part in found.values() if "device" in part), None)
     if device:
         text += ["## Settings", "", *(f"- {key}: {value}" for key, value in device.items()), ""]
     if "kernels" in found:
@@ -200,12 +209,13 @@ def report(results: dict) -> str:
         text += ["## Ceilings", "", ceilings(found["ceilings"]["rows"]), ""]
     if "kernels" in found:
         rates = ceiling_of(found, "copy"), ceiling_of(found, "gemm fp32 8192")
+        rows = found["kernels"]["rows"]
         explained = (
-            "Times per call by CUDA events, medians of rounds taken in turns; ratios are medians "
-            "over the rounds, above 1 tilegrad is faster. PyTorch's fp32 has both tf32 flags off. "
-            "Noise: how far tilegrad's own time moved between two turns of a round."
+            "`tilegrad bench`: median seconds per call by CUDA events, in turns; ratios are "
+            "medians over the rounds, above 1 tilegrad is faster. "
+            "Noise: half a 95% confidence interval."
         )
-        text += ["## Kernels", "", explained, "", kernels(found["kernels"]["rows"], *rates), ""]
+        text += ["## Kernels", "", explained, "", kernels(rows, *rates), "", refused(rows), ""]
     if "training" in found:
         explained = (
             "The small CNN: seconds per step, per epoch on the wall, and how many times tilegrad's."

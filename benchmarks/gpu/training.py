@@ -18,9 +18,9 @@ from tilegrad import keras
 from tilegrad.bench.baselines.keras_model import build
 from tilegrad.bench.baselines.pytorch import model_of
 from tilegrad.bench.networks import SMALL
+from tilegrad.bench.timing import Samples, paired
 
 from .device import Deadline, Device
-from .timing import ratio
 
 IMAGES = 60_000
 PROOF = 12  # steps whose losses are compared
@@ -190,7 +190,7 @@ def measure(device: Device, batch: int, deadline: Deadline) -> dict:
         row["contenders"][name] = {
             "epoch_seconds": epoch,
             "step_seconds": epoch * batch / count,
-            "ratio": ratio(walls, times[Tilegrad.name]),
+            "ratio": paired(Samples(walls), Samples(times[Tilegrad.name])).median,
         }
     row |= {"images": count, "losses": losses}
     return row
