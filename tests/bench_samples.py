@@ -77,6 +77,28 @@ def row(workload, seconds, library="tilegrad", threads=1, **more):
     return ours | more
 
 
+def part(
+    workload,
+    seconds,
+    library="tilegrad",
+    *,
+    cold=None,
+    error=0.25,
+    way=0,
+    floor=None,
+    flops=1e11,
+    nbytes=1e10,
+    **more,
+):
+    """What a process has of a contender; nothing measured where `seconds` is None."""
+    figures = ("error", "warm", "cold", "ratio", "cold_ratio", "roof", "calibration")
+    head = {k: v for k, v in row(workload, 1.0, library).items() if k not in figures}
+    if seconds is None:
+        return head | {"reason": "why"} | more
+    measured = {"way": way, "error": error, "warm": seconds, "cold": cold, "floor": floor}
+    return head | {"measured": measured | {"calibration": {"flops": flops, "bytes": nbytes}}} | more
+
+
 def times(median, noise=0.01):
     return {
         "n": 15,
@@ -203,7 +225,7 @@ def training(seed=0):
     return results(rows, suite="train")
 
 
-def tta_row(target, seconds, library="tilegrad", **more):
+def tta_row(target, seconds, library="tilegrad", network="cnn", **more):
     """Seconds to a test accuracy of each seed, None for those that did not arrive."""
     arrived = [second for second in seconds if second is not None]
     more = {"kind": "tta", "target": target, "seeds": len(seconds), "reached": len(arrived)} | more
@@ -211,7 +233,7 @@ def tta_row(target, seconds, library="tilegrad", **more):
         middle = sum(arrived) / len(arrived)
         figures = {"mean": middle, "min": min(arrived), "max": max(arrived), "mean_images": 60000}
         more = figures | more
-    return row("tta:cnn:b32", 1.0, library, threads=2, warm=None, **more)
+    return row(f"tta:{network}:b32", 1.0, library, threads=2, warm=None, **more)
 
 
 def profile():

@@ -153,18 +153,18 @@ def test_train_and_memory():
 
 def test_tta():
     rows = [
-        tta_row(0.98, [1.0, 2.0], name="tilegrad fit"),
+        tta_row(0.98, [1.0, 3.0], name="ours"),
         tta_row(0.98, [9.0, None], "torch", name="PyTorch", ratio=6.125),
-        tta_row(0.99, [None, None], name="tilegrad fit", ratio=None),
-        tta_row(0.99, [None, None], "torch", name="PyTorch") | {"status": "refused"},
+        tta_row(0.99, [None, None], network="deep", name="ours", ratio=None),
+        tta_row(0.99, [None, None], "torch", "deep", name="PyTorch") | {"status": "refused"},
     ]
     assert lines(report.tta(results(rows))) == [
-        "| accuracy |  | seeds that arrived | mean | all | images | times tilegrad's |",
-        "| :-- | :-- | --: | --: | --: | --: | --: |",
-        "| 98.00% | tilegrad fit | 2 of 2 | 1.50 s | 1.00 to 2.00 s | 60,000 | 1.00 |",
-        "| 98.00% | PyTorch | 1 of 2 | 9.00 s | 9.00 to 9.00 s | 60,000 | 6.12 |",
-        "| 99.00% | tilegrad fit | 0 of 2 |  |  |  |  |",
-        "| 99.00% | PyTorch | refused |  |  |  |  |",
+        "| network | accuracy |  | seeds that arrived | mean | all | images | times tilegrad's |",
+        "| :-- | :-- | :-- | --: | --: | --: | --: | --: |",
+        "| cnn, batch 32 | 98.00% | ours | 2 of 2 | 2.00 s | 1.00 to 3.00 s | 60,000 | 1.00 |",
+        "| cnn, batch 32 | 98.00% | PyTorch | 1 of 2 | 9.00 s | 9.00 to 9.00 s | 60,000 | 6.12 |",
+        "| deep, batch 32 | 99.00% | ours | 0 of 2 |  |  |  |  |",
+        "| deep, batch 32 | 99.00% | PyTorch | refused |  |  |  |  |",
     ]
 
 
@@ -304,7 +304,13 @@ def html():
     kernels = suite(DESCRIPTORS.split())
     kernels["rows"].append(without("failed", '1 < 2 & "so on"', "add:n3", "jax", label="JAX"))
     profiled = results([record.profile_row("profile:cnn:b32", 2, profile())])
-    race = results([tta_row(0.98, [1.0, 2.0]), tta_row(0.98, [9.0, None], "torch", ratio=6.1)])
+    race = results(
+        [
+            tta_row(0.98, [1.0, 2.0]),
+            tta_row(0.98, [9.0, None], "torch", ratio=6.1),
+            tta_row(0.99, [7.0], network="deep"),
+        ]
+    )
     files = {"kernels": kernels, "profile": profiled, "train": training(), "tta": race}
     return page.page(files)
 
@@ -360,6 +366,7 @@ def test_the_page_has_a_chart_of_each_kind(html, parsed):
     assert sum(title.startswith("An epoch of") for title in titles) == 4
     assert "Where the time of cnn, batch 32 went" in titles
     assert "Seconds to an accuracy of 98.00%, cnn, batch 32" in titles
+    assert "Seconds to an accuracy of 99.00%, deep, batch 32" in titles
 
 
 def test_the_numbers_are_numbers(html, parsed):

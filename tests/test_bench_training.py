@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import os
 import re
 import runpy
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import rich.console
 
-from tilegrad.bench import learning, networks, record, training, tta
+from tilegrad.bench import learning, networks, record, roofline, training, tta
 from tilegrad.bench.child import Child, LostError
 from tilegrad.bench.learning import Learned, Lesson, NotTrainedError
 from tilegrad.bench.networks import Network, Task
@@ -71,16 +72,18 @@ def test_names_are_read_as_they_are_written(workload):
     "text", ["train", "train:cnn", "train:cnn:32", "train:cnn:b0", "train:rnn:b32", "fit:cnn:b32"]
 )
 def test_other_names_are_refused(text):
-    with pytest.raises(ValueError, match=r"expected train:cnn:b# or train:wide:b#.* got"):
+    with pytest.raises(ValueError, match=r"expected train:cnn:b# or .* got"):
         training.parse(text)
     with pytest.raises(ValueError, match="at most 10240 images"):
         training.parse("train:cnn:b10241")
 
 
 def test_the_networks_are_those_of_the_tables():
-    small, wide = networks.SMALL, networks.WIDE
+    small, deep, wide = networks.SMALL, networks.DEEP, networks.WIDE
     assert sum(w.size for w in small.weights()) == 693_962
+    assert sum(w.size for w in deep.weights()) == 320 + 18_496 + 1600 * 128 + 128 + 1290
     assert small.flat() == (13, 13, 32)
+    assert deep.flat() == (5, 5, 64)
     assert wide.flat() == (8, 8, 128)
     products = 2 * 26 * 26 * 9 * 32, 2 * 5408 * 128, 2 * 1280
     assert small.flops() == 3 * sum(products) - products[0]
@@ -268,9 +271,14 @@ CHEATS = {
 }
 
 
+LOOKS = [3.0, 2.0, 4.0, 1.0]
+SEEN = max(LOOKS)
+
+
 @pytest.fixture(scope="module")
 def rows():
     """All of them in one run, which must come to its end."""
+    looks = itertools.chain(LOOKS, itertools.repeat(0.5))
     chosen = [contender("Honest", "tilegrad")]
     chosen += [contender(kind) for kind in (*CHEATS, "Crasher")]
     absent = training.Contender("absent", "test", "absent", "bench_nowhere", "a setting")
@@ -279,6 +287,7 @@ def rows():
         patch.setattr(training, "CONTENDERS", {c.name: c for c in [*chosen, absent]})
         patch.setattr(training, "CLOCKS_AGREE", (1.0, 5.0))
         patch.setattr(training, "ATTEMPTS", 2)
+        patch.setattr(roofline, "probe", lambda *of: {"flops": next(looks), "bytes": 7.0})
         workload = training.Training("tiny", BATCH)
         found = training.measure([workload], threads=1, budget_s=0, report=heard.append)
     assert len(heard) >= 2 * len(found)
@@ -295,6 +304,7 @@ def test_an_honest_contender_has_a_row(rows):
     assert 0 < row["error"] <= 1
     assert row["images"] == 2048
     assert row["flops"] == 60_000 * NETWORK.flops()
+    assert row["calibration"] == {"flops": SEEN, "bytes": 7.0}
     assert 0 < row["cores_used"] < 1.1
     assert row["peak_mb"] > 10
     assert row["version"] == "1.0"
@@ -478,6 +488,44 @@ def test_a_race_must_make_sense():
         tta.Race(RACE.training, (0.5,), 0, 1)
     with pytest.raises(ValueError, match="batch: expected at most 16"):
         tta.Race(training.Training("tiny", 17), (0.5,), 1, 1, images=64)
+
+
+def raced(monkeypatch, *arguments):
+    """(exit status, the races that `tilegrad bench tta` would run); all are refused."""
+    races = []
+
+    def run(race, labels, threads, report):
+        races.append(race)
+        head = {"workload": str(race), "kind": "tta", "threads": 1, "library": "tilegrad"}
+        head |= {"label": "tilegrad", "name": "ours", "seeds": race.seeds}
+        head |= {"most_epochs": race.most_epochs, "status": "refused", "reason": "in this test"}
+        return [head | {"target": target} for target in race.targets]
+
+    monkeypatch.setattr(tta, "run", run)
+    return tta.main(arguments), races
+
+
+def test_each_network_has_its_own_target(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "tta.json"
+    status, races = raced(monkeypatch, "--json", str(path))
+    assert [(str(race), race.targets) for race in races] == [
+        ("tta:cnn:b32", (0.98,)),
+        ("tta:deep:b32", (0.99,)),
+    ]
+    assert status == 1  # nothing of tilegrad's was proved
+    rows = record.read(path)["rows"]
+    assert [(row["workload"], row["target"]) for row in rows] == [
+        ("tta:cnn:b32", 0.98),
+        ("tta:deep:b32", 0.99),
+    ]
+    text = capsys.readouterr().out
+    assert text.count("ours: in this test") == 2
+
+
+def test_networks_and_targets_can_be_chosen(monkeypatch):
+    more = ["--network", "deep", "--target", "0.99", "0.5", "--seeds", "3", "--batch", "128"]
+    _, (race,) = raced(monkeypatch, *more)
+    assert (str(race), race.targets, race.seeds) == ("tta:deep:b128", (0.5, 0.99), 3)
 
 
 def test_the_command_line_explains_itself(capsys):

@@ -131,9 +131,11 @@ class Task:
 
 
 SMALL = Network((28, 28, 1), "valid", ((32,),), 128)
+DEEP = Network((28, 28, 1), "valid", ((32,), (64,)), 128)
 WIDE = Network((32, 32, 3), "same", ((64, 64), (128, 128)), 256)
 TASKS = {
     "cnn": Task(SMALL, digits, 10_240, 500, loss_slack=0.15, moved_slack=0.12),
+    "deep": Task(DEEP, digits, 10_240, 500, loss_slack=0.15, moved_slack=0.12),
     "wide": Task(
         WIDE,
         functools.partial(patterns, WIDE.image),

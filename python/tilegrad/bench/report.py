@@ -400,7 +400,7 @@ def tta(results: dict) -> str:
     """Seconds of training until the test accuracy first reached a target."""
     lines = []
     for row in tta_rows(results):
-        line = [f"{row['target']:.2%}", contender(row)]
+        line = [train_title(row["workload"]), f"{row['target']:.2%}", contender(row)]
         if row["status"] != "ok":
             lines.append([*line, ABSENT[row["status"]], "", "", "", ""])
             continue
@@ -409,9 +409,9 @@ def tta(results: dict) -> str:
             line += [f"{row['mean']:.2f} s", f"{row['min']:.2f} to {row['max']:.2f} s"]
             line.append(f"{row['mean_images']:,.0f}")
             line.append("" if row["ratio"] is None else f"{row['ratio']:.2f}")
-        lines.append(line + [""] * (7 - len(line)))
-    head = ["accuracy", "", "seeds that arrived", "mean", "all", "images", "times tilegrad's"]
-    return table(head, lines, left=2)
+        lines.append(line + [""] * (8 - len(line)))
+    head = ["network", "accuracy", "", "seeds that arrived", "mean", "all", "images"]
+    return table([*head, "times tilegrad's"], lines, left=3)
 
 
 def tta_rows(results: dict) -> list[dict]:
