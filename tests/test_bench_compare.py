@@ -60,9 +60,18 @@ def test_the_roof_that_binds_says_how_fast_the_machine_was():
     after["calibration"] = {"flops": 1e11, "bytes": 1e10 / 1.5}  # only its memory became slower
     for bound, slowdown in (("flops", 1.5), ("L2", 1.0), ("memory", 1.0)):
         for one in (before, after):
-            one["roof"] = one["roof"] | {"bound": bound}
+            one["roof"] = one["roof"] | {"bound": bound, "share": 1.0}
         [found] = compare(results([before]), results([after])).changes
         assert found.slowdown == pytest.approx(slowdown)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.8, 1.04])
+def test_bytes_count_as_much_as_they_take_of_the_time(share):
+    before, after = pair(1.0, roof={"bound": "L3", "share": share})
+    after["warm"] = times(1e-3 / 0.7)
+    after["calibration"] = {"flops": 1e11, "bytes": 7e9}  # its memory became slower
+    [found] = compare(results([before]), results([after])).changes
+    assert found.slowdown == pytest.approx(0.7 ** min(1, share) / 0.7)
 
 
 def test_a_training_row_is_normalised_by_flops():
@@ -82,6 +91,86 @@ def test_stated_noise_widens_the_threshold():
     assert change(1.2, noise=0.01).regressed
     assert not change(1.2, noise=0.15).regressed
     assert change(1.2, noise=0.03).allowed == pytest.approx(1.1 + math.hypot(0.01, 0.03))
+
+
+def processes(*factors, minima=None, speeds=None, noise=0.01):
+    """Those of a row that took `factors` milliseconds."""
+    speeds = speeds or [1.0] * len(factors)
+    parts = []
+    for factor, minimum, speed in zip(factors, minima or factors, speeds, strict=True):
+        warm = times(factor * 1e-3, noise) | {"min": minimum * 0.95e-3}
+        parts.append({"warm": warm, "calibration": {"flops": 1e11 * speed, "bytes": 1e10}})
+    return parts
+
+
+def several(before, after, **more):
+    """The change of a row that had these processes; what it says of all of them counts nothing."""
+    rows = [
+        row("dense:m3k5n7", seconds, processes=parts, **more)
+        for seconds, parts in ((1.0, before), (2.0, after))
+    ]
+    [found] = compare(*(results([one]) for one in rows)).changes
+    return found
+
+
+def test_a_row_is_as_fast_as_in_the_best_of_its_processes():
+    assert several(processes(1.0, 1.0), processes(1.25, 1.02)).slowdown == pytest.approx(1.02)
+    assert several(processes(1.25, 1.0), processes(1.0, 1.25)).slowdown == pytest.approx(1)
+    assert several(processes(1.0, 1.02), processes(1.3, 1.25)).regressed
+    assert several(processes(1.25, 1.3), processes(1.02, 1.0)).improved
+
+
+def test_a_row_that_was_as_slow_before_has_not_become_slower():
+    lucky = several(processes(1.0, 1.2), processes(1.2, 1.25))
+    assert lucky.slowdown == pytest.approx(1.2)
+    assert not lucky.regressed
+    assert not several(processes(1.2, 1.25), processes(1.0, 1.2)).improved
+
+
+def test_the_slowest_and_the_fastest_are_told_by_the_speed_of_the_whole_run():
+    """A look at the machine that is 20% off while one row is measured accuses nobody."""
+    before = [row(f"relu:n{n}", 1.0, processes=processes(1.0, 1.0)) for n in range(1, 4)]
+    after = [one | {"processes": processes(1.0, 1.0)} for one in before]
+    after[0]["processes"] = processes(1.0, 1.0, speeds=(1.2, 1.2))
+    found = compare(results(before), results(after)).changes[0]
+    assert found.slowdown == pytest.approx(1.2)
+    assert found.least == pytest.approx(1)
+    assert not found.regressed
+
+
+def test_the_median_and_the_minimum_may_be_of_different_processes():
+    found = several(processes(1.0), processes(1.1, 1.3, minima=(1.2, 1.05)))
+    assert (found.median, found.minimum) == (pytest.approx(1.1), pytest.approx(1.05))
+
+
+def test_each_process_is_normalised_by_what_the_machine_had_then():
+    slow = processes(2.0, 1.25, speeds=(0.5, 0.8))
+    assert several(processes(1.0, 1.0), slow).slowdown == pytest.approx(1)
+    hidden = processes(1.3, 1.0, speeds=(1.0, 1.3))
+    assert several(processes(1.0, 1.0), hidden).slowdown == pytest.approx(1.3)
+    found = several(processes(1.0, 1.0), slow, roof={"bound": "L2", "share": 1.0})
+    assert found.slowdown == pytest.approx(1.25)
+
+
+def test_the_noise_is_that_of_the_process_that_counts():
+    after = [*processes(1.5, noise=0.5), *processes(1.2, noise=0.03)]
+    found = several(processes(1.0, noise=0.04), after)
+    assert found.noise == pytest.approx(0.05)
+    assert found.regressed
+
+
+def test_files_with_and_without_processes_are_compared():
+    before, after = pair(1.2)
+    merged = processes(1.5, 1.2)
+    for a, b, slowdown in (
+        (before, after | {"processes": merged}, 1.2),
+        (before | {"processes": merged}, after, 1.0),
+        (before, after | {"processes": merged[:1]}, 1.5),
+        (before, after | {"processes": []}, 1.2),
+        (before | {"calibration": None}, after | {"processes": merged}, 1.2),
+    ):
+        [found] = compare(results([a]), results([b])).changes
+        assert found.slowdown == pytest.approx(slowdown)
 
 
 @pytest.mark.parametrize("other", ["min", "median"])
@@ -172,6 +261,21 @@ def test_a_workload_that_ends_the_process_fails():
     assert [why for _, why in result.broken] == ["the process ended: exit status -11"]
 
 
+def test_a_workload_that_ends_one_of_its_processes_fails_though_it_has_times():
+    ours, peer = row("relu:n7", 1e-3), row("relu:n7", 1e-3, "torch")
+    other = row("gelu:n7", 1e-3)
+    ended = without("failed", "the process ended: exit status -11", "relu:n7", "")
+    a, b = results([ours, peer, other]), results([ours, peer, other, ended])
+    result = compare(a, b)
+    assert result.failed
+    assert [(r["library"], r["status"]) for r, _ in result.broken] == [
+        ("tilegrad", "failed"),
+        ("torch", "failed"),
+    ]
+    assert not compare(b, b).failed
+    assert not compare(b, a).failed
+
+
 def test_a_peer_that_is_no_longer_right_is_named_only():
     ours, peer = row("relu:n7", 1e-3), row("relu:n7", 1e-3, "torch")
     b = results([ours, without("refused", "slept")])
@@ -201,33 +305,41 @@ def test_nothing_in_common_cannot_be_compared():
 # --- a noisy machine ------------------------------------------------------------------------------
 
 
-def noisy_run(rng, scatter, slow=1.0, wild=0.01, count=30):
-    """`count` rows of tilegrad and two peers, the first of tilegrad slower by `slow`.
+def noisy_run(rng, scatter, slow=1.0, wild=0.01, odd=1 / 30, wander=0.03, processes=2):
+    """30 rows of tilegrad and two peers, the first of tilegrad slower by `slow`.
 
-    The machine's speed wanders by 10% from row to row, medians and minima scatter by `scatter` of
-    each row, and a share of medians, `wild`, are off by 50%.
+    The machine's speed differs by 10% between runs and by `wander` from row to row, looks at it are
+    off by half of that. In each process medians and minima scatter by `scatter` of each row, a
+    share of medians, `wild`, are off by 50%, and a share of rows, `odd`, take 25% longer in all
+    turns, or, half as often, 15% less.
     """
-    rows = []
-    for i in range(count):
-        speed = rng.lognormal(0, 0.1)
-        looks = {"flops": 1e11 * speed * rng.lognormal(0, 0.01), "bytes": 1e10 * speed}
+    rows, run = [], rng.lognormal(0, 0.1)
+    for i in range(30):
+        speeds = run * rng.lognormal(0, wander, processes)
         for library in ("tilegrad", "torch", "jax"):
             factor = slow if (i, library) == (0, "tilegrad") else 1.0
-            seconds = (i + 1) * 1e-4 * factor / speed
-            warm = times(seconds, rng.uniform(0.004, 0.012))
-            warm["median"] *= rng.lognormal(0, scatter[i]) * (1.5 if rng.random() < wild else 1)
-            warm["min"] *= rng.lognormal(0, scatter[i])
-            rows.append(row(f"relu:n{i + 1}", seconds, library, warm=warm, calibration=looks))
+            parts = []
+            for speed in speeds:
+                place = rng.choice([1.25, 1.25, 0.85]) if rng.random() < odd else 1.0
+                warm = times((i + 1) * 1e-4 * factor * place / speed, rng.uniform(0.004, 0.012))
+                warm["median"] *= rng.lognormal(0, scatter[i]) * (1.5 if rng.random() < wild else 1)
+                warm["min"] *= rng.lognormal(0, scatter[i])
+                looks = {
+                    "flops": 1e11 * speed * rng.lognormal(0, wander / 2),
+                    "bytes": 1e10 * speed,
+                }
+                parts.append({"warm": warm, "calibration": looks})
+            rows.append(row(f"relu:n{i + 1}", 1e-4, library, **parts[0], processes=parts))
     return results(rows)
 
 
-def verdicts(slow, runs, seed=0):
+def verdicts(slow, runs, seed=11, **machine):
     """Of many pairs of runs: how often the slow row is found, and any other."""
     rng = np.random.default_rng(seed)
     found = others = 0
     for _ in range(runs):
         scatter = rng.uniform(0.02, 0.04, 30)
-        before, after = noisy_run(rng, scatter), noisy_run(rng, scatter, slow)
+        before, after = (noisy_run(rng, scatter, s, **machine) for s in (1.0, slow))
         names = [change.workload for change in compare(before, after).regressions]
         found += "relu:n1" in names
         others += any(name != "relu:n1" for name in names)
@@ -235,23 +347,28 @@ def verdicts(slow, runs, seed=0):
 
 
 def test_clean_pairs_pass_and_a_slow_row_is_found():
-    """19 of 20 clean pairs pass; 95% of rows that are 20% slower are found, give or take chance."""
+    """96% of clean pairs pass; 81% of rows that are 20% slower are found, give or take chance."""
     found, others = verdicts(1.2, runs=400)
-    assert found >= 0.93
-    assert others <= 0.05
+    assert found >= 0.77
+    assert others <= 0.06
 
 
-def test_fifteen_percent_are_mostly_found():
-    found, _ = verdicts(1.15, runs=200)
-    assert found >= 0.68
+def test_a_quarter_is_found_nine_times_in_ten_and_fifteen_percent_every_second_time():
+    assert verdicts(1.25, runs=200)[0] >= 0.85
+    assert verdicts(1.15, runs=200)[0] >= 0.46
+
+
+def test_rows_of_one_process_would_fail_and_of_three_hardly_ever_do():
+    assert verdicts(1.15, runs=50, processes=1)[1] >= 0.4
+    assert verdicts(1.15, runs=100, processes=3)[1] <= 0.02
 
 
 def test_on_a_quiet_machine_fifteen_percent_are_found():
     rng = np.random.default_rng(1)
     scatter = np.full(30, 0.01)
     for _ in range(20):
-        before = noisy_run(rng, scatter, wild=0)
-        after = noisy_run(rng, scatter, 1.15, wild=0)
+        before = noisy_run(rng, scatter, wild=0, odd=0, wander=0.01)
+        after = noisy_run(rng, scatter, 1.15, wild=0, odd=0, wander=0.01)
         assert "relu:n1" in [change.workload for change in compare(before, after).regressions]
 
 
@@ -320,6 +437,17 @@ def test_a_record_is_complete_after_each_row(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]  # nothing temporary is left
 
 
+def test_a_row_takes_the_place_of_an_equal_one(tmp_path):
+    kept = record.Record(tmp_path / "a.json", {"machine": MACHINE})
+    for seconds, library in ((1e-3, "tilegrad"), (2e-3, "torch"), (3e-3, "tilegrad")):
+        kept.add(row("relu:n7", seconds, library, setting=f"{seconds}"))
+    rows = record.read(kept.path)["rows"]
+    assert [(r["library"], r["warm"]["median"]) for r in rows] == [
+        ("tilegrad", 3e-3),
+        ("torch", 2e-3),
+    ]
+
+
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_a_record_takes_no_nan_and_keeps_what_it_has(tmp_path, wrong):
     kept = record.Record(tmp_path / "a.json", {"machine": MACHINE})
@@ -340,6 +468,10 @@ def test_a_record_takes_no_nan_and_keeps_what_it_has(tmp_path, wrong):
         (lambda r: r["rows"][0].update(status="fine"), "expected status .*, got 'fine'"),
         (lambda r: r["rows"][0].update(warm=None), "row relu:n7: expected warm times above 0"),
         (lambda r: r["rows"][0]["warm"].update(min=0), "expected warm times above 0"),
+        (lambda r: r["rows"][0].update(processes=[{}]), "expected warm times above 0, got None"),
+        (lambda r: r["rows"][0].update(processes=[{"warm": {"median": 1}}]), "above 0, got"),
+        (lambda r: r["rows"][0].update(processes=[7]), "expected a list of processes"),
+        (lambda r: r["rows"][0].update(processes=7), "expected a list of processes"),
         (lambda r: r["rows"].append("row"), "row 2: row: expected an object, got 'row'"),
     ],
 )

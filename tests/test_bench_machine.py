@@ -129,6 +129,22 @@ def test_probe():
     assert sorted(now) == ["bytes", "flops"] and min(now.values()) > 0
 
 
+def test_of_several_looks_the_best_rates_count(monkeypatch):
+    looks = [{"flops": 2, "bytes": 2}, {"flops": 3, "bytes": 1}, {"flops": 1, "bytes": 1}]
+    asked = []
+
+    def probe(*of):
+        asked.append(of)
+        return looks[len(asked) - 1]
+
+    monkeypatch.setattr(roofline, "probe", probe)
+    speed = roofline.Speed("base", 2)
+    speed.look()
+    speed.look()
+    assert speed.rates == {"flops": 3, "bytes": 2}
+    assert asked == [("base", 2)] * 3
+
+
 @pytest.mark.parametrize("call", [roofline.probe, roofline.measure])
 def test_unknown_instruction_set(call):
     with pytest.raises(ValueError, match="isa: expected one of avx512, avx2, base, got 'mmx'"):

@@ -310,8 +310,8 @@ def test_contenders_take_turns_and_sets_swap_inputs():
     # no seed; they are those of a proof's second half, and of the second set as a turn begins.
     calls = [names[who] + known[x] for who, x in log if x in known]
     proofs = ["a0:0", "a0:1", "a1:0", "a1:1", *["a0:0"] * 3]
-    before = [["a0:0"], ["a0:0"], ["a0:1"]]  # untimed calls, on the inputs of the round before
-    warm = [["a0:0"] * 2 + ["a1:1"], ["a0:1"] * 2 + ["a1:0"], ["a0:0"] * 2 + ["a1:1"]]
+    before = [["a0:0"], ["a0:0"], []]  # untimed calls, on inputs that are not disturbed yet
+    warm = [["a0:0"] * 2 + ["a1:1"], ["a1:0"] * 2 + ["a0:1"], ["a0:0"] * 2 + ["a1:1"]]
     cold = [["a1:1", "a1:0", "a1:1"], ["a1:0", "a1:1", "a1:0"], ["a1:1", "a1:0", "a1:1"]]
     expected = [*proofs, "then b"]
     for i in range(3):

@@ -8,7 +8,7 @@ tilegrad bench --list --suite all
 tilegrad bench --machine                          measure this machine's roofs anew
 tilegrad bench compare A.json B.json --fail 10%
 tilegrad bench report --html page.html
-tilegrad bench tta --target 0.98 0.99
+tilegrad bench tta --network deep --target 0.99
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="%(prog)s [options] [WORKLOAD ...]\n"
         "       %(prog)s compare A.json B.json --fail 10%%\n"
         "       %(prog)s report [--check] [--html FILE]\n"
-        "       %(prog)s tta [--target 0.98 0.99] [--seeds 10]",
+        "       %(prog)s tta [--network cnn deep] [--seeds 10]",
         description="Prove, then time, tilegrad and its peers in turns on the same workloads.",
         epilog="docs/benchmarks.md says what the numbers mean; workloads: " + ", ".join(WORKLOADS),
     )
@@ -66,9 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--check", action="store_true", help="the roofs beside the best SGEMM of PyTorch or NumPy")
     add("--threads", nargs="+", type=_positive, metavar="N", help="default: all usable cores")
     add("--isa", nargs="+", choices=backend.ISAS, help="tilegrad's; default: the best one here")
-    add("--device", choices=("cpu", "cuda", "sim"), help="default: cpu; cuda for the suite gpu")
+    add("--device", choices=("cpu", "cuda", "sim"), help="default: the suite's")
     add("--libraries", nargs="+", metavar="NAME", help="who takes part; default: the suite's")
     add("--seconds", type=float, help="for each workload on each number of threads")
+    text = "that measure each kernel, one after the other; they share its seconds; default: 2"
+    add("--processes", type=_positive, default=2, metavar="N", help=text)
     add("--noise", type=_percent, default=0.01, metavar="1%%", help="stop below this; default: 1%%")
     add("--no-cold", action="store_true", help="warm caches only")
     add("--seed", type=int, default=0, help="of the inputs; default: 0")
@@ -130,6 +132,7 @@ def _plan(arguments) -> runner.Plan:
         threads=_threads(arguments, suite, device),
         isas=arguments.isa or [backend.get("cpu").name],
         libraries=["tilegrad", *arguments.libraries] if arguments.libraries else suite.libraries,
+        processes=arguments.processes,
         seconds=arguments.seconds or suite.seconds,
         epoch_seconds=arguments.seconds or suite.epoch_seconds,
         noise=arguments.noise,

@@ -34,19 +34,16 @@ class Record:
         write(self.path, self.results)
 
     def add(self, row: dict) -> None:
-        """Append a row and write.
+        """Put a row where an equal one is (`key`), or behind the last, and write.
 
         Raises:
             ValueError: the row lacks something that every row has, or holds a NaN.
         """
         check_row(row)
-        rows = self.results["rows"]
-        rows.append(row)
-        try:
-            write(self.path, self.results)
-        except ValueError:
-            rows.pop()
-            raise
+        rows = {key(kept): kept for kept in self.results["rows"]} | {key(row): row}
+        results = self.results | {"rows": list(rows.values())}
+        write(self.path, results)
+        self.results = results
 
 
 def write(path, results: dict) -> None:
@@ -105,13 +102,17 @@ def check_row(row: dict) -> None:
     if row["status"] not in STATUSES:
         raise ValueError(f"row: expected status {' | '.join(STATUSES)}, got {row['status']!r}")
     if row["status"] == "ok" and row["kind"] in ("kernel", "train"):
-        warm = row.get("warm")
-        if not isinstance(warm, dict) or not all(_is_time(warm.get(k)) for k in ("min", "median")):
-            raise ValueError(f"row {row['workload']}: expected warm times above 0, got {warm!r}")
+        name, processes = f"row {row['workload']}", row.get("processes", [])
+        if not isinstance(processes, list) or not all(isinstance(p, dict) for p in processes):
+            raise ValueError(f"{name}: expected a list of processes, got {processes!r}")
+        for warm in (part.get("warm") for part in (row, *processes)):
+            if not _are_times(warm):
+                raise ValueError(f"{name}: expected warm times above 0, got {warm!r}")
 
 
-def _is_time(value) -> bool:
-    return isinstance(value, (int, float)) and value > 0
+def _are_times(warm) -> bool:
+    figures = [warm.get(k) for k in ("min", "median")] if isinstance(warm, dict) else [None]
+    return all(isinstance(value, (int, float)) and value > 0 for value in figures)
 
 
 def profile_row(workload: str, threads: int, profile) -> dict:

@@ -31,7 +31,7 @@ REACHED = 0.85  # of the roof: the machine has its full speed
 _STEPS = 400_000  # of a round: a millisecond
 _SMALLEST = 2**14  # bytes of a thread's smallest working set
 _TRAFFIC = 2**25  # bytes of a round, at least
-_PROBED = 2**21  # bytes of a thread's working set, when it must be quick
+_PROBED = 2**23  # bytes of a thread's working set, when it must be quick
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,7 @@ class Roofs:
             {"bound": "flops" | "L1" | ... | "memory", "seconds": the least, "share": least/seconds,
             "above": whether that is more than can be}
         """
-        if not seconds > 0:
-            raise ValueError(f"share: expected seconds above 0, got {seconds!r}")
-        least, bound = self.get(isa, threads).least(flops, nbytes, working_set)
-        share = least / seconds
-        return {"bound": bound, "seconds": least, "share": share, "above": share > ABOVE}
+        return near(*self.get(isa, threads).least(flops, nbytes, working_set), seconds)
 
     def to_json(self) -> dict:
         """For a results file; `bytes` is what to show, `curve` what to compute with."""
@@ -163,6 +159,14 @@ class Roofs:
             return cls(_roof(entry) for entry in data["roofs"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"roofs: expected what Roofs.to_json gives: {error!r}") from None
+
+
+def near(least: float, bound: str, seconds: float) -> dict:
+    """What `Roofs.share` gives, from what `Roof.least` does."""
+    if not seconds > 0:
+        raise ValueError(f"share: expected seconds above 0, got {seconds!r}")
+    share = least / seconds
+    return {"bound": bound, "seconds": least, "share": share, "above": share > ABOVE}
 
 
 def _roof(entry: dict) -> Roof:
@@ -265,12 +269,29 @@ def reached(threads: int, patience: float = 0.1, isa: str | None = None) -> bool
 def probe(isa: str, threads: int) -> dict[str, float]:
     """What the machine has now, by a look of 2 to 4 ms: {"flops": FLOP/s, "bytes": bytes/s}.
 
-    The bytes are read from 2 MiB per thread.
+    The bytes are copied within 8 MiB per thread: on a virtual machine, writing may become a fifth
+    slower for minutes in which reading does not.
     """
     module = _module(isa)
     flops = module.roof_flops(threads, 1, _STEPS)
-    rate = module.roof_bytes(threads, 5, 4, threads * _PROBED, KINDS["read"])
+    rate = module.roof_bytes(threads, 5, 2, threads * _PROBED, KINDS["copy"])
     return {"flops": flops, "bytes": rate}
+
+
+class Speed:
+    """The best that the machine had whenever it was looked at.
+
+    Attributes:
+        rates: as `probe` gives them, each the highest so far.
+    """
+
+    def __init__(self, isa: str, threads: int):
+        self._isa, self._threads = isa, threads
+        self.rates = probe(isa, threads)
+
+    def look(self) -> None:
+        now = probe(self._isa, self._threads)
+        self.rates = {key: max(rate, now[key]) for key, rate in self.rates.items()}
 
 
 # -- kept ------------------------------------------------------------------------------------------

@@ -1,13 +1,18 @@
-"""A run of ``tilegrad bench``: a process for each number of threads, its rows shown and kept.
+"""A run of ``tilegrad bench``: processes for each number of threads, their rows shown and kept.
 
 Kernels are measured by `worker` processes, training epochs by `training`. All of them are bound to
 as many cores as they may use threads, so that every library sees just these.
+
+A kernel is measured by several processes, one after the other over the whole list: memory lies
+elsewhere in each, and the machine has other company. What one of them has by luck, or suffers, the
+turns within it cannot tell.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -15,19 +20,23 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
+from rich.text import Text
 
 from .. import backend
 from . import roofline, training
 from .child import POOLS
+from .figures import pooled
 from .libraries import all_libraries
 from .machine import KEEP, describe, usable_cores
 from .record import Record
 from .report import duration
+from .timing import ROUNDS
 from .workload import Workload, select
 
 # OpenBLAS's threads spin for a tenth of a second when they are done; a quarter of a millisecond is
@@ -42,7 +51,8 @@ class Plan:
 
     Attributes:
         threads: how many -> patterns of the kernels that are measured on so many; () is all.
-        seconds: for each kernel on each number of threads.
+        processes: that measure each kernel, one after the other over all of them.
+        seconds: for each kernel on each number of threads, in all processes together.
         epoch_seconds: for each training workload.
         noise: to stop below.
         path: of the results file, or None.
@@ -53,6 +63,7 @@ class Plan:
     threads: Mapping[int, Sequence[str]]
     isas: Sequence[str]
     libraries: Sequence[str]
+    processes: int
     seconds: float
     epoch_seconds: float
     noise: float
@@ -85,13 +96,14 @@ def run(workloads: Sequence, plan: Plan, console: Console | None = None) -> int:
         "roofs": roofs.to_json(),
         "absent": absent,
     }
-    show = Show(console)
-    show.header(header)
     record = Record(plan.path, header) if plan.path else None
-    for row in rows_of(kernels, epochs, plan, roofs):
-        show.row(row)
-        if record:
-            record.add(row)
+    with Show(console) as show:
+        show.header(header)
+        for row, final in rows_of(kernels, epochs, plan, roofs, show.progress):
+            if record:
+                record.add(row)
+            if final:
+                show.row(row)
     show.summary()
     return 1 if show.unproved else 0
 
@@ -114,68 +126,107 @@ def absentees(plan: Plan) -> dict[str, str]:
     return {label: reason for label, reason in reasons.items() if reason}
 
 
+Tell = Callable[[str], None]  # told what happens
+
+
 def rows_of(
-    kernels: Sequence[Workload], epochs: Sequence, plan: Plan, roofs: roofline.Roofs
-) -> Iterator[dict]:
-    """All rows: the kernels' on each number of threads, then the epochs' on the largest."""
+    kernels: Sequence[Workload], epochs: Sequence, plan: Plan, roofs: roofline.Roofs, tell: Tell
+) -> Iterator[tuple[dict, bool]]:
+    """All rows: the kernels' on each number of threads, then the epochs' on the largest.
+
+    With each row, whether it is final; if not, another will take its place.
+    """
     if kernels:
         for threads, patterns in plan.threads.items():
-            yield from kernel_rows(select(kernels, patterns), threads, plan, roofs)
+            yield from kernel_rows(select(kernels, patterns), threads, plan, roofs, tell)
     if epochs:
         isa = plan.isas[0]
-        yield from training.rows(
+        rows = training.rows(
             epochs,
             isa=None if isa == backend.get("cpu").name else isa,
             threads=max(plan.threads),
             budget_s=plan.epoch_seconds,
             libraries=plan.libraries,
             noise=plan.noise,
+            report=tell,
         )
+        yield from ((row, True) for row in rows)
 
 
 def kernel_rows(
-    kernels: Sequence[Workload], threads: int, plan: Plan, roofs: roofline.Roofs
-) -> Iterator[dict]:
-    """The rows of `kernels`, by as many worker processes as it takes."""
-    left = [str(w) for w in kernels]
+    kernels: Sequence[Workload], threads: int, plan: Plan, roofs: roofline.Roofs, tell: Tell
+) -> Iterator[tuple[dict, bool]]:
+    """The rows of each kernel after each pass over all, with all that was measured until then."""
+    found: dict[str, list[list[dict]]] = {str(w): [] for w in kernels}
+    left = list(found)
     order = {
         "device": plan.device,
         "threads": threads,
         "isas": list(plan.isas),
         "libraries": list(plan.libraries),
-        "seconds": plan.seconds,
+        "seconds": plan.seconds / plan.processes,
+        "rounds": max(2, math.ceil(ROUNDS / plan.processes)),
         "noise": plan.noise,
         "cold": plan.cold,
         "seed": plan.seed,
         "roofs": roofs.to_json(),
     }
+    for number in range(1, plan.processes + 1):
+        ways = {descriptor: chosen_ways(parts[0]) for descriptor, parts in found.items() if parts}
+        news = f"pass {number} of {plan.processes}, workload"
+        for descriptor, parts in one_pass(order | {"workloads": left, "ways": ways}, news, tell):
+            found[descriptor].append(parts)
+            ended = any(not part["library"] for part in parts)
+            if ended:  # and would end the next process, too
+                left = [other for other in left if other != descriptor]
+            for row in pooled(found[descriptor]):
+                yield row, ended or number == plan.processes
+
+
+def chosen_ways(parts: Sequence[dict]) -> dict[str, int]:
+    """label -> number of the way that a process measured, for the next one to take the same."""
+    return {part["label"]: part["measured"]["way"] for part in parts if part["status"] == "ok"}
+
+
+def one_pass(order: dict, news: str, tell: Tell) -> Iterator[tuple[str, list[dict]]]:
+    """The parts of each workload of `order`, by as many worker processes as it takes."""
+    left = list(order["workloads"])
     while left:
-        begun = None
+        begun, parts = None, []
         with Process(order | {"workloads": list(left)}) as process:
             for answer in process.answers():
                 if "begin" not in answer:
-                    yield answer
+                    parts.append(answer)
                     continue
-                begun = answer["begin"]
+                if begun:
+                    yield begun, parts
+                begun, parts = answer["begin"], []
                 left.remove(begun)
+                done = len(order["workloads"]) - len(left)
+                tell(f"{news} {done} of {len(order['workloads'])}: {begun}")
             trouble = process.trouble()
+        if begun is None and trouble:
+            raise RuntimeError(f"a worker process did not start: {trouble}")
+        if trouble:
+            parts.append(
+                {
+                    "workload": begun,
+                    "kind": "kernel",
+                    "device": order["device"],
+                    "threads": order["threads"],
+                    "library": "",
+                    "label": "some contender",
+                    "version": "",
+                    "setting": "",
+                    "isa": None,
+                    "status": "failed",
+                    "reason": f"the process ended: {trouble}",
+                }
+            )
+        if begun:
+            yield begun, parts
         if trouble is None:
             return
-        if begun is None:
-            raise RuntimeError(f"a worker process did not start: {trouble}")
-        yield {
-            "workload": begun,
-            "kind": "kernel",
-            "device": plan.device,
-            "threads": threads,
-            "library": "",
-            "label": "some contender",
-            "version": "",
-            "setting": "",
-            "isa": None,
-            "status": "failed",
-            "reason": f"the process ended: {trouble}",
-        }
 
 
 class Process:
@@ -244,13 +295,29 @@ def bound_to(count: int) -> Iterator[None]:
 
 
 class Show:
-    """Rows on the terminal, a block for each workload, and a summary at the end."""
+    """Rows on the terminal, a block for each workload, and a summary at the end.
+
+    Within a ``with`` block the last line says what happens, where there is a terminal. It is
+    written only when there is news: somebody is measuring.
+    """
 
     def __init__(self, console: Console):
         self._console, self._last = console, None
+        self._line = Live(console=console, auto_refresh=False, transient=True)
         self._ratios: dict[str, list[float]] = {}
         self._began = time.monotonic()
         self.unproved = 0
+
+    def __enter__(self) -> Show:
+        self._line.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._line.stop()
+
+    def progress(self, text: str) -> None:
+        line = Text(text, style="dim", no_wrap=True, overflow="ellipsis")
+        self._line.update(line, refresh=True)
 
     def header(self, header: dict) -> None:
         machine = header["machine"]

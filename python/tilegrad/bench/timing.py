@@ -2,8 +2,9 @@
 
 A contender has two sets of memory. In a turn both get inputs, swapped from turn to turn, so that
 no address holds the same numbers twice in a row; outputs are poisoned; the clock runs over N - 1
-calls on the first set and one on the second; results are copied the moment it stops, then compared
-with the truth. So a result that was remembered, is still pending, or was never computed is refused.
+calls on one set and one on the other; results are copied the moment it stops, then compared with
+the truth. So a result that was remembered, is still pending, or was never computed is refused. The
+sets change places from turn to turn: where memory lies can matter by a fifth.
 
 A contender is code in this process and could, with enough malice, replace anything, this module
 included. Also not seen: time wasted by computing for nothing, and a memory of results whose key is
@@ -474,13 +475,16 @@ class _Run:
         self.result.calls = self._calls_in(TURN)
 
     def warm_turn(self, number: int) -> None:
-        first, second = self.contender.sets
         calls = self.result.calls
-        parts = [Part(second, self.truths.after(1)[number % 2], 1)]
+        first, second = (0, 1) if calls == 1 or number % 2 else (1, 0)
+        parts = [self._part(second, 1, number)]
         if calls > 1:
-            truth = self.truths.after(calls - 1)[(number + 1) % 2]
-            parts.insert(0, Part(first, truth, calls - 1))
+            parts.insert(0, self._part(first, calls - 1, number))
         self.warm.append(self._turn(parts, wake=self._calls_in(AWAKE / len(parts))))
+
+    def _part(self, which: int, calls: int, number: int) -> Part:
+        truth = self.truths.after(calls)[(number + 1 + which) % 2]
+        return Part(self.contender.sets[which], truth, calls)
 
     def cold_turn(self, number: int, flush: Callable[[], None]) -> None:
         times = []

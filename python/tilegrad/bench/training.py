@@ -27,6 +27,7 @@ from .child import PATIENCE, Child, LostError
 from .learning import Learned, Lesson, NotTrainedError, check, learned, truth
 from .machine import KEEP, usable_cores
 from .networks import TASKS, Task
+from .roofline import Speed, supported_isas
 from .timing import Samples, paired
 
 EPOCH = 60_000  # images that times are given for
@@ -494,18 +495,26 @@ def rows(
     for workload in workloads:
         count = workload.task.images if images is None else images
         count -= count % workload.batch
-        course = Course(workload, count, seed, report or (lambda text: None))
+        speed = Speed(supported_isas()[0], threads)
+        course = Course(workload, count, seed, speed, report or (lambda text: None))
         with course.runs(contenders, threads, patience) as runs:
             course.rounds(runs, budget_s, noise, rounds)
         yield from (course.row(run, runs) for run in runs)
 
 
 class Course:
-    """A workload's rounds."""
+    """A workload's rounds; `speed` is looked at around each turn."""
 
-    def __init__(self, workload: Training, images: int, seed: int, report: Callable[[str], None]):
+    def __init__(
+        self,
+        workload: Training,
+        images: int,
+        seed: int,
+        speed: Speed,
+        report: Callable[[str], None],
+    ):
         self._workload, self._images, self._seed = workload, images, seed
-        self._report = report
+        self._speed, self._report = speed, report
 
     @contextlib.contextmanager
     def runs(
@@ -529,7 +538,9 @@ class Course:
         while _alive(runs):
             number += 1
             for run in _alive(runs):
+                self._speed.look()
                 run.attempt(run.turn, self._images, right, self._seed, number)
+                self._speed.look()
                 self._tell(run, run.reason or f"{run.epochs[-1].seconds:.3f} s")
             spent = time.perf_counter() - began > budget_s
             if number >= LEAST_ROUNDS and (spent or (number >= least and _settled(runs, noise))):
@@ -549,6 +560,7 @@ class Course:
             "warm": Samples([scale * e.seconds for e in run.epochs]).summary(),
             "cold": None,
             "flops": EPOCH * self._workload.task.network.flops(),
+            "calibration": self._speed.rates,
             "loss": run.epochs[-1].loss,
             "cores_used": median(e.cores for e in run.epochs),
             "cores_missed": median(e.starved for e in run.epochs),

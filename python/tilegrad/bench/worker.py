@@ -1,8 +1,8 @@
 """The process that measures kernels: bound to as many cores as threads, all libraries in it.
 
 It reads an order (JSON) from its input and answers with JSON lines: {"begin": workload} before each
-workload, then a row for each contender. A contender that brings the process down costs the others
-nothing: `runner` starts another one behind that workload.
+workload, then a part (`figures`) for each contender. A contender that brings the process down costs
+the others nothing: `runner` starts another one behind that workload.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from .libraries import Library, all_libraries
 from .proof import WeakProofError, check_strength
-from .roofline import Roofs, measure_again, probe, reached
-from .timing import Contender, Flush, Measured, Samples, TamperedError, clock_of, measure, paired
+from .roofline import Roofs, Speed, measure_again, reached
+from .timing import Contender, Flush, TamperedError, clock_of, measure
 from .workload import Truth, Way, Workload, parse
 
 LOOK = 0.005  # seconds: longer than the tick by which the system counts threads on other cores
@@ -33,8 +33,8 @@ def main() -> None:
     with Worker(order) as worker:
         for descriptor in order["workloads"]:
             print(json.dumps({"begin": descriptor}), file=answers)
-            for row in worker.rows(parse(descriptor)):
-                print(json.dumps(row), file=answers)
+            for part in worker.parts(parse(descriptor)):
+                print(json.dumps(part), file=answers)
 
 
 def idle(patience: float = 0.3) -> bool:
@@ -61,7 +61,7 @@ class Calibration:
 
     def __init__(self, isa: str, threads: int, patience: float):
         self._isa, self._threads, self._patience = isa, threads, patience
-        self._asked, self._best = 0, probe(isa, threads)
+        self._asked, self._speed = 0, Speed(isa, threads)
 
     def ready(self) -> bool:
         quiet = idle()
@@ -72,27 +72,40 @@ class Calibration:
                 self._patience -= time.perf_counter() - start
         self._asked += 1
         if self._asked % PROBED == 0:
-            now = probe(self._isa, self._threads)
-            self._best = {key: max(rate, now[key]) for key, rate in self._best.items()}
+            self._speed.look()
         return quiet
 
     def figures(self) -> dict[str, float]:
         """FLOP/s and bytes/s."""
-        return self._best
+        return self._speed.rates
+
+
+class OutError(Exception):
+    """A library takes no part in a workload.
+
+    Args:
+        status, reason: of its row; without a reason it has none.
+    """
+
+    def __init__(self, status: str, reason: str | None = None):
+        super().__init__(reason)
+        self.status, self.reason = status, reason
 
 
 class Worker:
     """Measures workloads in this process.
 
     Args:
-        order: device, threads, isas, libraries (names; [] is all), seconds, noise, cold, seed and
-            roofs; see `runner.Plan`.
+        order: device, threads, isas, libraries (names; [] is all), seconds, rounds (at least),
+            noise, cold, seed and roofs; see `runner.Plan`. And ways: workload -> {label: number of
+            the way} of who takes part; where it says nothing, everybody's fastest way is found.
     """
 
     def __init__(self, order: dict):
         self.device, self.threads = order["device"], order["threads"]
-        self.seconds, self.noise, self.seed = order["seconds"], order["noise"], order["seed"]
-        self.isa = order["isas"][0]
+        self.seconds, self.rounds = order["seconds"], order["rounds"]
+        self.noise, self.seed = order["noise"], order["seed"]
+        self.isa, self.ways = order["isas"][0], order["ways"]
         self.libraries = present(all_libraries(self.device, order["isas"]), order["libraries"])
         self.roofs = Roofs.from_json(order["roofs"])
         self.clock = clock_of(self.device)
@@ -112,100 +125,107 @@ class Worker:
     def __exit__(self, *error) -> None:
         self._stack.close()
 
-    def rows(self, workload: Workload) -> Iterator[dict]:
-        """A row for each library that computes `workload`, or one that says why there is none."""
+    def parts(self, workload: Workload) -> Iterator[dict]:
+        """A part for each library that computes `workload`, or one that says why there is none."""
         try:
             truths = [Truth(workload, self.seed), Truth(workload, self.seed + 1)]
             check_strength(truths)
             yield from self._measured(workload, truths)
         except (WeakProofError, TamperedError) as error:  # nobody's numbers can be trusted
-            yield self._row(workload, self.libraries[0], None, "refused", str(error))
+            yield self._part(workload, self.libraries[0], None, "refused", str(error))
         gc.collect()
 
     def _measured(self, workload: Workload, truths: Sequence[Truth]) -> Iterator[dict]:
         calibration = Calibration(self.isa, self.threads, patience=self.seconds)
         options = {"noise": self.noise, "clock": self.clock, "ready": calibration.ready}
-        chosen: dict[str, tuple[Library, Way]] = {}
+        entries: dict[str, tuple[Library, int, Way]] = {}
         contenders = []
         for library in self.libraries:
-            way, status, reason = self._fastest(library, workload, truths, options)
-            if way is None:
-                if reason:
-                    yield self._row(workload, library, None, status, reason)
+            try:
+                number, way, sets = self._entry(library, workload, truths, options)
+            except OutError as out:
+                if out.reason:
+                    yield self._part(workload, library, None, out.status, out.reason)
                 continue
-            chosen[library.label] = library, way
-            contenders.append(Contender(library.label, bind(library, workload, way)))
+            entries[library.label] = library, number, way
+            contenders.append(Contender(library.label, sets))
         if not contenders:
             return
         budget = self.seconds * len(contenders) / len(self.libraries)
-        results = measure(contenders, truths, budget_s=budget, flush=self.flush, **options)
-        ours = results.get(self.libraries[0].label, Measured())
-        for label, (library, way) in chosen.items():
+        options |= {"budget_s": budget, "rounds": self.rounds, "flush": self.flush}
+        results = measure(contenders, truths, **options)
+        for label, (library, number, way) in entries.items():
             result = results[label]
-            row = self._row(workload, library, way, result.status, result.reason)
+            part = self._part(workload, library, way, result.status, result.reason)
             if result.status == "ok":
-                row |= self._figures(workload, library, result, ours)
-                row["calibration"] = calibration.figures()
-            yield row
-
-    def _fastest(
-        self, library: Library, workload: Workload, truths: Sequence[Truth], options: dict
-    ) -> tuple[Way | None, str, str | None]:
-        """The way that was quickest in a few turns, or (None, status, reason) if none was right.
-
-        Who has no way at all has no reason either.
-        """
-        if library.label in self._refused:
-            return None, "refused", self._refused[library.label]
-        try:
-            ways = {str(i): way for i, way in enumerate(library.ways(workload))}
-            contenders = [Contender(name, bind(library, workload, w)) for name, w in ways.items()]
-        except Exception as error:  # whatever a library objects to
-            return None, "failed", f"{type(error).__name__}: {error}"
-        if not ways:
-            return None, "absent", None
-        results = measure(contenders, truths, budget_s=0, rounds=TRIALS, **options)
-        right = {name: r for name, r in results.items() if r.status == "ok"}
-        if not right:
-            worst = next(iter(results.values()))
-            return None, worst.status, worst.reason
-        return ways[min(right, key=lambda name: right[name].warm.min)], "ok", None
-
-    def _figures(
-        self, workload: Workload, library: Library, result: Measured, ours: Measured
-    ) -> dict:
-        """Times, ratios to tilegrad's, and the share of the roof of a measured row."""
-        seconds, nbytes = result.warm.median, workload.nbytes
-        figures = {
-            "error": result.error,
-            "warm": result.warm.summary(),
-            "cold": result.cold.summary() if result.cold else None,
-            "ratio": ratio(result.warm, ours.warm),
-            "cold_ratio": ratio(result.cold, ours.cold),
-            "flops": workload.flops,
-            "bytes": nbytes,
-        }
-        if self.device == "cpu":
-            figures["roof"] = roof = self._roof(workload, library, seconds)
-            if roof["above"]:
-                figures |= {
-                    "status": "refused",
-                    "reason": f"{roof['share']:.0%} of the roof: faster than can be",
+                part["measured"] = {
+                    "way": number,
+                    "error": result.error,
+                    "warm": result.warm.seconds,
+                    "cold": result.cold.seconds if result.cold else None,
+                    "calibration": calibration.figures(),
+                    "floor": self._floor(workload, library, result.warm.median),
                 }
-        return figures
+            yield part
 
-    def _roof(self, workload: Workload, library: Library, seconds: float) -> dict:
-        """The share of the roof; what is above it has the roof measured once more."""
+    def _entry(
+        self, library: Library, workload: Workload, truths: Sequence[Truth], options: dict
+    ) -> tuple[int, Way, tuple]:
+        """What `library` enters with: a way, its number, and two sets of memory.
+
+        Raises:
+            OutError: it takes no part.
+        """
+        label = library.label
+        if label in self._refused:
+            raise OutError("refused", self._refused[label])
+        known = self.ways.get(str(workload))
+        try:
+            ways = dict(enumerate(library.ways(workload)))
+            if known is not None:
+                ways = {number: way for number, way in ways.items() if number == known.get(label)}
+            bound = {
+                n: (library.bind(workload, w), library.bind(workload, w)) for n, w in ways.items()
+            }
+        except Exception as error:  # whatever a library objects to
+            raise OutError("failed", f"{type(error).__name__}: {error}") from error
+        if not ways:
+            raise OutError("absent")
+        number = next(iter(ways)) if len(ways) == 1 else self._fastest(bound, truths, options)
+        return number, ways[number], bound[number]
+
+    def _fastest(self, bound: Mapping[int, tuple], truths: Sequence[Truth], options: dict) -> int:
+        """The number of the way that was quickest in a few turns.
+
+        Raises:
+            OutError: none was right.
+        """
+        contenders = [Contender(f"way {number}", sets) for number, sets in bound.items()]
+        results = measure(contenders, truths, budget_s=0, rounds=TRIALS, **options)
+        found = dict(zip(bound, results.values(), strict=True))
+        right = {number: r.warm.min for number, r in found.items() if r.status == "ok"}
+        if not right:
+            raise OutError(found[min(found)].status, found[min(found)].reason)
+        return min(right, key=right.get)
+
+    def _floor(
+        self, workload: Workload, library: Library, seconds: float
+    ) -> tuple[float, str] | None:
+        """The least seconds by the roof, and what says so; None where there is no roof.
+
+        Where it takes fewer `seconds`, the roof is measured once more.
+        """
+        if self.device != "cpu":
+            return None
         isa = getattr(library, "isa", None)
-        work = workload.flops, workload.nbytes, workload.nbytes, self.threads, isa, seconds
-        roof = self.roofs.share(*work)
-        if roof["above"] and (isa, self.threads) not in self._again:
+        work = workload.flops, workload.nbytes, workload.nbytes
+        above = self.roofs.share(*work, self.threads, isa, seconds)["above"]
+        if above and (isa, self.threads) not in self._again:
             self._again.add((isa, self.threads))
             self.roofs = measure_again(self.roofs, isa, self.threads)
-            roof = self.roofs.share(*work)
-        return roof
+        return self.roofs.get(isa, self.threads).least(*work)
 
-    def _row(
+    def _part(
         self, workload: Workload, library: Library, way: Way | None, status: str, reason: str | None
     ) -> dict:
         settings = (library.setting, way.setting if way else "")
@@ -221,22 +241,14 @@ class Worker:
             "isa": getattr(library, "isa", None),
             "status": status,
             "reason": reason,
+            "flops": workload.flops,
+            "bytes": workload.nbytes,
         }
 
 
 def present(libraries: Sequence[Library], names: Sequence[str]) -> list[Library]:
     """Those of `libraries` that can run here and are named in `names`, or all."""
     return [library for library in libraries if library.wanted(names) and library.absent() is None]
-
-
-def bind(library: Library, workload: Workload, way: Way) -> tuple:
-    """The way with two sets of memory."""
-    return library.bind(workload, way), library.bind(workload, way)
-
-
-def ratio(theirs: Samples | None, ours: Samples | None) -> float | None:
-    """The median of the paired ratios: above 1, ours is faster."""
-    return paired(theirs, ours).median if theirs and ours else None
 
 
 if __name__ == "__main__":
