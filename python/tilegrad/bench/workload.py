@@ -145,14 +145,16 @@ class Truth:
         self.workload, self.seed, self.calls = workload, seed, calls
         self.inputs = workload.inputs(np.random.default_rng(seed))
         wide = {name: _widen(a) for name, a in self.inputs.items()}
+        sizes = [np.zeros(1)] * len(workload.shapes)  # the largest magnitudes of all calls
         for _ in range(calls):
             self.outputs = [np.asarray(a) for a in workload.exact(**wide)]
             if workload.in_place:
                 wide |= dict(zip(workload.shapes, self.outputs, strict=True))
+            sizes = list(map(np.maximum, sizes, workload.magnitude(self.outputs, **wide)))
         scale = UNITS * EPS * math.sqrt(workload.length * calls)
         self.bounds = [
             scale * np.broadcast_to(size, a.shape) if a.dtype.kind == "f" else np.zeros(a.shape)
-            for a, size in zip(self.outputs, workload.magnitude(self.outputs, **wide), strict=True)
+            for a, size in zip(self.outputs, sizes, strict=True)
         ]
 
 

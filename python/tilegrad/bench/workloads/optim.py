@@ -87,7 +87,7 @@ class Optimizer(Workload):
         return [*w, *itertools.chain(*states)]
 
     def magnitude(self, exact, **inputs):
-        """w and how far it was away up to four calls before; a state and what is added to it."""
+        """w and how far it was away before the call; a state and what is added to it."""
         parts = ("w", *self.kept)
         sizes = {
             name: [abs(a) for a in exact[i * self.t :][: self.t]] for i, name in enumerate(parts)
@@ -95,7 +95,7 @@ class Optimizer(Workload):
         for i in range(self.t):
             g = abs(inputs[f"g{i}"])
             if self.velocity:
-                sizes["w"][i] = sizes["w"][i] + 4 * (self.lr * g + sizes[self.velocity][i])
+                sizes["w"][i] = sizes["w"][i] + sizes[self.velocity][i]
             for name in parts:
                 scaled = name in ("w", self.velocity)
                 sizes[name][i] = sizes[name][i] + (self.lr * g if scaled else g + g * g)
