@@ -26,7 +26,7 @@ void bind_roofs(py::module_& m) {
           check("roof_bytes", threads, rounds);
           check_range("roof_bytes", "passes", passes, 1, int64_t{1} << 40);
           check_range("roof_bytes", "bytes", bytes, 1, int64_t{1} << 40);
-          check_range("roof_bytes", "a kind", kind, 0, static_cast<int64_t>(Traffic::triad));
+          check_range("roof_bytes", "a kind", kind, 0, static_cast<int64_t>(Traffic::update));
           const Unlocked unlocked;
           return roof_bytes(static_cast<int>(threads), static_cast<int>(rounds), passes, bytes,
                             static_cast<Traffic>(kind));

@@ -176,6 +176,7 @@ struct Passes {
       : kind(kind), passes(passes), count(count), a(memory) {
     if (kind == Traffic::copy) y = memory + count;
     if (kind == Traffic::triad) b = memory + count, y = memory + 2 * count;
+    if (kind == Traffic::update) b = memory + count, y = a;
   }
 
   void prepare() {
@@ -222,7 +223,8 @@ double roof_flops(int threads, int rounds, int64_t steps) {
 }
 
 double roof_bytes(int threads, int rounds, int64_t passes, int64_t bytes, Traffic kind) {
-  const int64_t arrays = kind == Traffic::read ? 1 : kind == Traffic::copy ? 2 : 3;
+  const int64_t accesses = kind == Traffic::read ? 1 : kind == Traffic::copy ? 2 : 3;
+  const int64_t arrays = kind == Traffic::update ? 2 : accesses;
   const int64_t unit = group * width, page = 4096 / sizeof(float);
   const int64_t floats = bytes / (threads * arrays * static_cast<int64_t>(sizeof(float)));
   const int64_t count = std::max<int64_t>(floats / unit, 1) * unit;
@@ -232,7 +234,7 @@ double roof_bytes(int threads, int rounds, int64_t passes, int64_t bytes, Traffi
   for (int t = 0; t < threads; ++t) {
     parts.emplace_back(kind, passes, pages.floats() + t * share, count);
   }
-  return sizeof(float) * 1.0 * arrays * count * passes * threads / best_seconds(parts, rounds);
+  return sizeof(float) * 1.0 * accesses * count * passes * threads / best_seconds(parts, rounds);
 }
 
 }  // namespace tilegrad

@@ -5,7 +5,8 @@
 
 namespace tilegrad {
 
-enum class Traffic { read, copy, triad };  // sum of a; y = a; y = a + s b
+// sum of a; y = a; y = a + s b; a = a + s b
+enum class Traffic { read, copy, triad, update };
 
 // FLOP/s of `threads` threads in the best of `rounds` rounds of `steps` multiply-adds in each chain;
 // one counts as two. Throws std::system_error where the system refuses threads.

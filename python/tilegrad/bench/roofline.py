@@ -23,8 +23,8 @@ from .. import backend
 from . import machine
 from .libraries.torch_onednn_ import TorchOneDnn
 
-VERSION = 1  # of the file and of the way to measure
-KINDS = {"read": 0, "copy": 1, "triad": 2}  # csrc/cpu/roof.h
+VERSION = 2  # of the file and of the way to measure
+KINDS = {"read": 0, "copy": 1, "triad": 2, "update": 3}  # csrc/cpu/roof.h
 ABOVE = 1.05  # a larger share of the roof says that the roof is wrong, or the time
 REACHED = 0.85  # of the roof: the machine has its full speed
 
