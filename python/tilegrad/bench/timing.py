@@ -50,7 +50,8 @@ ROUNDS = 5  # at least
 TURN = 0.01  # seconds of calls in a warm turn
 AWAKE = 0.005  # seconds of untimed calls before it
 CALLS = 100_000  # at most in a turn
-CALLS_IN_PLACE = 32  # at most where each call builds on the one before
+CALLS_IN_PLACE = 32  # at most where each call builds on the one before, and the truth must follow:
+FEW_CALLS, FOLLOWED = 4, 2**26  # so fewer, but these, where they update more numbers than these
 COLD_CALLS = 3  # in each round; their median is one sample
 ATTEMPTS = 8  # at a turn that the machine disturbed, or of which we are in doubt
 CLOCKS_AGREE = 0.01  # two clocks may differ by this share, and by the clock's slack
@@ -432,6 +433,13 @@ class _Truths:
         self.in_place = truths[0].workload.in_place
         self._after = {1: list(truths)}
 
+    def most_calls(self) -> int:
+        """In a turn."""
+        if not self.in_place:
+            return CALLS
+        numbers = sum(output.size for output in self._after[1][0].outputs)
+        return max(FEW_CALLS, min(CALLS_IN_PLACE, FOLLOWED // numbers))
+
     def after(self, calls: int) -> list[Truth]:
         if not self.in_place:
             calls = 1
@@ -470,7 +478,7 @@ class _Run:
         for instance in self.contender.sets:
             for truth in self.truths.after(1):
                 self._note(prove(instance, self.contender.name, truth))
-        self.limit = CALLS_IN_PLACE if self.truths.in_place else CALLS
+        self.limit = self.truths.most_calls()
         self.seconds = self._seconds_per_call()
         self.result.calls = self._calls_in(TURN)
 

@@ -279,9 +279,15 @@ class CrossEntropy(Rows):
         self.tilegrad(reference)(*outputs, *inputs.values())
         return outputs
 
-    def mean(self, losses):
-        """What the loss's rounding error scales with: a sum over the rows follows one over c."""
-        return losses.mean(keepdims=True) * math.sqrt(self.r)
+    def loss_sizes(self, terms):
+        """What the errors of `loss` and `losses` scale with, beside the sqrt(c) that all have.
+
+        A sum over c that is off by a share is, under the logarithm, off by that share, however
+        large; the terms of a loss are rounded once. The mean adds the rounding of a sum over r.
+        """
+        losses = 1 + terms / math.sqrt(self.c)
+        mean = losses.mean() + terms.mean() * math.sqrt(self.r / self.c)
+        return [np.full(1, mean), losses]
 
     def tilegrad(self, k):
         forward, backward = self.kernels(k)
@@ -309,10 +315,10 @@ class SparseCrossEntropy(CrossEntropy):
 
     def magnitude(self, exact, x, labels, dlosses):
         _, _, p, _ = exact
-        losses = (abs(x) + distance(x) + log_of_sum(x))[np.arange(self.r), labels]
+        terms = (abs(x) + distance(x) + log_of_sum(x))[np.arange(self.r), labels]
         size = p * (1 + distance(x))
         onehot = labels[:, None] == np.arange(self.c)
-        return [self.mean(losses), losses, size, (size + onehot) / self.r]
+        return [*self.loss_sizes(terms), size, (size + onehot) / self.r]
 
     def numpy(self, xp=np):
         def call(x, labels, dlosses):
@@ -415,9 +421,9 @@ class DenseCrossEntropy(CrossEntropy):
 
     def magnitude(self, exact, x, t, dlosses):
         _, _, p, _ = exact
-        losses = (t * (abs(x) + distance(x) + log_of_sum(x))).sum(axis=1)
+        terms = (t * (abs(x) + distance(x) + log_of_sum(x))).sum(axis=1)
         size = p * (1 + distance(x))
-        return [self.mean(losses), losses, size, (size * t.sum(1)[:, None] + t) / self.r]
+        return [*self.loss_sizes(terms), size, (size * t.sum(1)[:, None] + t) / self.r]
 
     def numpy(self, xp=np):
         def call(x, t, dlosses):
