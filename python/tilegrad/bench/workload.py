@@ -121,14 +121,22 @@ class Workload:
         return method() if method else iter(())
 
     @functools.cached_property
+    def kinds(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of each input."""
+        inputs = self.inputs(np.random.default_rng(0))
+        return {name: (a.shape, a.dtype) for name, a in inputs.items()}
+
+    @functools.cached_property
     def nbytes(self) -> int:
         """The least bytes to move: every input read once, every output written once."""
-        arrays = self.inputs(np.random.default_rng(0))
-        size = sum(a.nbytes for name, a in arrays.items() if name not in self.aside)
+        arrays = [(name, *kind) for name, kind in self.kinds.items()]
         for name, shape in self.shapes.items():
-            if name not in self.aside:
-                size += math.prod(shape) * np.dtype(self.dtypes.get(name, np.float32)).itemsize
-        return size
+            arrays.append((name, shape, np.dtype(self.dtypes.get(name, np.float32))))
+        return sum(
+            math.prod(shape) * dtype.itemsize
+            for name, shape, dtype in arrays
+            if name not in self.aside
+        )
 
 
 class Truth:
@@ -137,6 +145,7 @@ class Truth:
     Attributes:
         inputs: name -> array.
         outputs: float64, or integers, after `calls` calls.
+        before: in place, what the outputs were before the last call.
         bounds: the same shapes: an output passes if |output - right| <= bound everywhere; NaN
             never does. Integers must be equal.
     """
@@ -147,6 +156,8 @@ class Truth:
         wide = {name: _widen(a) for name, a in self.inputs.items()}
         sizes = [np.zeros(1)] * len(workload.shapes)  # the largest magnitudes of all calls
         for _ in range(calls):
+            if workload.in_place:
+                self.before = [wide[name] for name in workload.shapes]
             self.outputs = [np.asarray(a) for a in workload.exact(**wide)]
             if workload.in_place:
                 wide |= dict(zip(workload.shapes, self.outputs, strict=True))

@@ -22,8 +22,7 @@ class Bound(Instance):
 
     def __init__(self, workload: Workload, way: Way):
         self._workload, self._way = workload, way
-        example = workload.inputs(np.random.default_rng(0))
-        self._inputs = {name: self._new(name, a.shape, a.dtype) for name, a in example.items()}
+        self._inputs = {name: self._new(name, *kind) for name, kind in workload.kinds.items()}
         made = way.out and not workload.in_place
         self._outputs = {
             name: self._new(name, shape, workload.dtypes.get(name, np.float32))

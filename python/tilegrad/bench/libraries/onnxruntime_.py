@@ -74,10 +74,9 @@ class OnnxRuntime(Library):
         the weights are constant.
         """
         ways = [GraphWay(**vars(way) | {"out": True}) for way in super().ways(workload)]
-        inputs = workload.inputs(np.random.default_rng(0))
-        if "w" not in inputs:
+        if "w" not in workload.kinds:
             return ways
-        weights = tuple(name for name in PARAMETERS if name in inputs)
+        weights = tuple(name for name in PARAMETERS if name in workload.kinds)
         return ways + [
             dataclasses.replace(way, setting=f"{way.setting}, weights constant", constant=weights)
             for way in ways

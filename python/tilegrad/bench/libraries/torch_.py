@@ -72,7 +72,7 @@ class TorchInstance(Bound):
     def write(self, array, values):
         import torch
 
-        array.copy_(torch.from_numpy(np.array(values, order="C")))
+        array.copy_(torch.from_numpy(np.asarray(values, order="C")))
 
     def read(self, array):
         return array.cpu().numpy()
