@@ -5,9 +5,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <sstream>
 #include <string>
 #include <vector>
+
+#include "text.h"
 
 namespace simt {
 
@@ -131,9 +132,8 @@ class DeviceMemory {
     if (ahead < near) {
       return {"out of bounds", beside(ahead, "before the beginning", above), ahead};
     }
-    std::ostringstream text;
-    text << "at address 0x" << std::hex << address << ", which is memory of the host";
-    return {"not device memory", text.str(), ~uintptr_t{0}};
+    const std::string text = "at address " + hex(address) + ", which is memory of the host";
+    return {"not device memory", text, ~uintptr_t{0}};
   }
 
  private:

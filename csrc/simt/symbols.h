@@ -12,14 +12,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <map>
-#include <sstream>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "runtime.h"
+#include "text.h"
 
 namespace simt {
 namespace symbols {
@@ -104,15 +103,22 @@ inline bool is_foreign(const std::string& file) {
 
 inline Line symbol_and_offset(uintptr_t pc) {
   Dl_info info;
-  std::ostringstream text;
-  text << std::hex;
+  std::string text = hex(pc - image().base);
   if (dladdr(reinterpret_cast<void*>(pc), &info) != 0 && info.dli_sname != nullptr) {
-    text << short_name(demangle(info.dli_sname)) << "+0x"
-         << pc - reinterpret_cast<uintptr_t>(info.dli_saddr);
-  } else {
-    text << "0x" << pc - image().base;
+    text = short_name(demangle(info.dli_sname)) + "+" +
+           hex(pc - reinterpret_cast<uintptr_t>(info.dli_saddr));
   }
-  return {"", 0, text.str(), {}};
+  return {"", 0, text, {}};
+}
+
+// All that can be read from `file`, which may be null.
+inline std::string contents(std::FILE* file) {
+  std::string bytes;
+  char buffer[4096];
+  for (size_t n; file != nullptr && (n = std::fread(buffer, 1, sizeof buffer, file)) > 0;) {
+    bytes.append(buffer, n);
+  }
+  return bytes;
 }
 
 // Asks addr2line, which answers each address with that address and then, from the innermost inlined
@@ -120,22 +126,18 @@ inline Line symbol_and_offset(uintptr_t pc) {
 inline void ask(const std::vector<uintptr_t>& pcs, std::map<uintptr_t, Line>& lines) {
   std::string quoted;
   for (char c : image().file) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  std::ostringstream command;
-  command << "addr2line -e '" << quoted << "' -afCi" << std::hex;
-  for (uintptr_t pc : pcs) command << " 0x" << pc - image().base;
-  command << " 2>/dev/null";
-  std::FILE* pipe = popen(command.str().c_str(), "r");
+  std::string command = "addr2line -e '" + quoted + "' -afCi";
+  for (uintptr_t pc : pcs) command += " " + hex(pc - image().base);
+  std::FILE* pipe = popen((command + " 2>/dev/null").c_str(), "r");
   if (pipe == nullptr) return;
-  std::string output;
-  char buffer[4096];
-  for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) output.append(buffer, n);
+  const std::string output = contents(pipe);
   pclose(pipe);
 
-  std::istringstream stream(output);
-  std::string text, function;
+  std::string function;
   uintptr_t pc = 0;
   bool expect_function = false;
-  while (std::getline(stream, text)) {
+  for (size_t begin = 0, end; (end = output.find('\n', begin)) != output.npos; begin = end + 1) {
+    const std::string text = output.substr(begin, end - begin);
     if (text.compare(0, 2, "0x") == 0) {
       pc = std::strtoull(text.c_str(), nullptr, 16) + image().base;
       expect_function = true;
@@ -208,8 +210,9 @@ struct SharedVariable {
 inline const std::vector<SharedVariable>& shared_variables() {
   static const auto& found = *[] {
     auto* variables = new std::vector<SharedVariable>;
-    std::ifstream stream(image().file, std::ios::binary);
-    const std::string bytes((std::istreambuf_iterator<char>(stream)), {});
+    std::FILE* file = std::fopen(image().file.c_str(), "rb");
+    const std::string bytes = contents(file);
+    if (file != nullptr) std::fclose(file);
     auto read = [&](auto& into, size_t at) {
       if (at > bytes.size() || sizeof into > bytes.size() - at) return false;
       std::memcpy(&into, bytes.data() + at, sizeof into);

@@ -19,7 +19,6 @@
 #include <mutex>
 #include <new>
 #include <set>
-#include <sstream>
 #include <unordered_map>
 #include <vector>
 
@@ -28,6 +27,7 @@
 #include "requests.h"
 #include "simt.h"
 #include "symbols.h"
+#include "text.h"
 
 namespace simt {
 namespace {
@@ -742,21 +742,21 @@ std::string quoted(const std::string& text) {
 // "a": 1, "b": 2, ... for what is written between braces.
 class Object {
  public:
-  explicit Object(std::ostream& out) : out_(out) { out_ << '{'; }
+  explicit Object(Text& out) : out_(out) { out_ << '{'; }
   ~Object() { out_ << '}'; }
-  std::ostream& key(const char* name) {
+  Text& key(const char* name) {
     out_ << (first_ ? "" : ", ") << '"' << name << "\": ";
     first_ = false;
     return out_;
   }
 
  private:
-  std::ostream& out_;
+  Text& out_;
   bool first_ = true;
 };
 
 template <class List, class F>
-void write_list(std::ostream& out, const List& list, F write) {
+void write_list(Text& out, const List& list, F write) {
   out << '[';
   bool first = true;
   for (const auto& item : list) {
@@ -767,7 +767,7 @@ void write_list(std::ostream& out, const List& list, F write) {
   out << ']';
 }
 
-void write_triple(std::ostream& out, const unsigned (&v)[3]) {
+void write_triple(Text& out, const unsigned (&v)[3]) {
   out << '[' << v[0] << ", " << v[1] << ", " << v[2] << ']';
 }
 
@@ -778,7 +778,7 @@ void write_line(Object& object, const symbols::Line& line) {
 }
 
 // From the line outwards: where its function is inlined.
-void write_callers(std::ostream& out, const symbols::Line& line) {
+void write_callers(Text& out, const symbols::Line& line) {
   write_list(out, line.callers, [&](const symbols::Line& caller) {
     Object object(out);
     write_line(object, caller);
@@ -798,7 +798,7 @@ struct RowKey {
   }
 };
 
-void write_row(std::ostream& out, const RowKey& key, const Counters& c) {
+void write_row(Text& out, const RowKey& key, const Counters& c) {
   Object row(out);
   row.key("kernel") << quoted(key.kernel);
   write_line(row, key.line);
@@ -815,7 +815,7 @@ void write_row(std::ostream& out, const RowKey& key, const Counters& c) {
   row.key("same_address") << c.same_address;
 }
 
-void write_kernel(std::ostream& out, const std::string& name, const Kernel& k) {
+void write_kernel(Text& out, const std::string& name, const Kernel& k) {
   Object object(out);
   object.key("name") << quoted(name);
   object.key("launches") << k.launches;
@@ -828,7 +828,7 @@ void write_kernel(std::ostream& out, const std::string& name, const Kernel& k) {
   object.key("warp_operations") << k.warp_operations;
 }
 
-void write_finding(std::ostream& out, const Finding& f) {
+void write_finding(Text& out, const Finding& f) {
   Object object(out);
   object.key("kind") << quoted(f.kind);
   object.key("kernel") << quoted(f.kernel);
@@ -860,7 +860,7 @@ std::string trace_json() {
       if (site.counters.requests > 0) rows[key].add(site.counters);
     }
   }
-  std::ostringstream out;
+  Text out;
   {
     Object report(out);
     write_list(report.key("kernels"), t.kernels,
