@@ -17,15 +17,20 @@ TILEGRAD_INLINE Vec activate(Vec x, [[maybe_unused]] Vec alpha) {
   if constexpr (A == Activation::sigmoid) return sigmoid(x);
   if constexpr (A == Activation::tanh) return tanh(x);
   if constexpr (A == Activation::elu) return select(x > 0.0f, x, alpha * expm1_nonpositive(x));
-  // where Phi or the sigmoid is 0, x = -infinity would give NaN: the limit is 0
-  if constexpr (A == Activation::gelu) return max(splat(-1e30f), x) * normal_cdf(x, gaussian(x));
+  if constexpr (A == Activation::gelu) {
+    // x Phi(x) = max(x, 0) - a P(X > a), a = |x|
+    const Vec a = normal_argument(x);
+    return fma(-a, normal_tail(a, gaussian(a)), max(Vec{}, x));
+  }
+  // where the sigmoid is 0, x = -infinity would give NaN: the limit is 0
   if constexpr (A == Activation::gelu_tanh) {
     // (1 + tanh u) / 2 = sigmoid(2 u), which keeps small values where 1 + tanh u cancels
     const Vec u = x * fma(x * x, splat(gelu_cubic), splat(1.0f));
     return max(splat(-1e30f), x) * sigmoid(2.0f * sqrt_2_over_pi * u);
   }
   if constexpr (A == Activation::silu) return max(splat(-1e30f), x) * sigmoid(x);
-  if constexpr (A == Activation::softplus) return max(Vec{}, x) + log1p_nonnegative(exp(-abs(x)));
+  if constexpr (A == Activation::softplus)
+    return max(Vec{}, x) + log1p_nonnegative(exp_nonpositive(-abs(x)));
   if constexpr (A == Activation::linear) return x;
 }
 
@@ -40,9 +45,10 @@ TILEGRAD_INLINE Vec activation_gradient(Vec dy, [[maybe_unused]] Vec saved,
   if constexpr (A == Activation::tanh) return dy * ((1.0f - y) * (1.0f + y));
   if constexpr (A == Activation::elu) return select(y > 0.0f, dy, dy * (y + alpha));
   if constexpr (A == Activation::gelu) {
-    // Phi(x) + x phi(x)
-    const Vec density = gaussian(x), z = min(splat(15.0f), max(splat(-15.0f), x));
-    return dy * fma(inverse_sqrt_2pi * z, density, normal_cdf(x, density));
+    // Phi(x) + x phi(x) = g for x <= 0, else 1 - g, with g = P(X > a) - a phi(a), a = |x|
+    const Vec a = normal_argument(x), density = gaussian(a);
+    const Vec g = fma(-inverse_sqrt_2pi * a, density, normal_tail(a, density));
+    return dy * select(x > 0.0f, 1.0f - g, g);
   }
   if constexpr (A == Activation::gelu_tanh) {
     // s + x s (1 - s) 2 u', s = sigmoid(2 u), 1 - s = sigmoid(-2 u); beyond 15 the second term is 0

@@ -378,8 +378,43 @@ struct CopyAxis {
   int64_t size = 1, y_stride = 0, x_stride = 0;
 };
 
+constexpr int64_t transposed_rows = 64, transposed_cols = 128;
+
+// A tile whose columns are lines of x and whose rows are lines of y; the whole squares of it.
+void transpose_squares(float* y, const float* x, CopyAxis row, CopyAxis col) {
+  for (int64_t j = 0; j < col.size; j += width) {
+    for (int64_t i = 0; i < row.size; i += width) {
+      transpose_square(y + i * row.y_stride + j, row.y_stride, x + j * col.x_stride + i,
+                       col.x_stride);
+    }
+  }
+}
+
+// The same of any size, at most transposed_rows x transposed_cols.
+void transpose_tile(float* y, const float* x, CopyAxis row, CopyAxis col) {
+  const CopyAxis rows{row.size - row.size % width, row.y_stride, 1};
+  const CopyAxis cols{col.size - col.size % width, 1, col.x_stride};
+  if (row.y_stride % 256 == 0) {  // the cache has few places for the lines of a column of y
+    alignas(64) float lines[transposed_rows * transposed_cols];
+    transpose_squares(lines, x, {rows.size, transposed_cols, 1}, cols);
+    for (int64_t i = 0; i < rows.size; ++i) {
+      std::copy_n(lines + i * transposed_cols, cols.size, y + i * row.y_stride);
+    }
+  } else {
+    transpose_squares(y, x, rows, cols);
+  }
+  for (int64_t i = 0; i < row.size; ++i) {
+    for (int64_t j = i < rows.size ? cols.size : 0; j < col.size; ++j) {
+      y[i * row.y_stride + j] = x[j * col.x_stride + i];
+    }
+  }
+}
+
 // one tile: rows x cols elements
 void copy_tile(float* y, const float* x, CopyAxis row, CopyAxis col) {
+  if (col.y_stride == 1 && row.x_stride == 1 && col.x_stride != 1) {
+    return transpose_tile(y, x, row, col);
+  }
   for (int64_t i = 0; i < row.size; ++i) {
     float* to = y + i * row.y_stride;
     const float* from = x + i * row.x_stride;
@@ -569,10 +604,9 @@ void strided_copy(float* y, const float* x, const CopyShape& shape) {
       if (axis[d].x_stride == 1) std::rotate(axis + d, axis + d + 1, axis + ndim - 1);
   const CopyAxis row = axis[ndim - 2];
   const bool transposes = col.x_stride != 1 && row.x_stride == 1;
-  // a transposing tile's lines of x stay in L1 until all of their elements are used
-  const int64_t tile_cols = transposes ? 32 : std::min(col.size, chunk);
+  const int64_t tile_cols = transposes ? transposed_cols : std::min(col.size, chunk);
   const int64_t tile_rows =
-      transposes ? 64 : std::max<int64_t>(1, std::min(row.size, chunk / tile_cols));
+      transposes ? transposed_rows : std::max<int64_t>(1, std::min(row.size, chunk / tile_cols));
   const int64_t across = chunk_count(col.size, tile_cols), down = chunk_count(row.size, tile_rows);
   int64_t tiles = across * down;
   for (int d = 0; d < ndim - 2; ++d) tiles *= axis[d].size;

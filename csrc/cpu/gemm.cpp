@@ -250,53 +250,6 @@ Right right_of(GemmKind kind, const float* b, GemmShape s) {
   return {b, kind == GemmKind::nt ? s.k : s.n, kind == GemmKind::nt, nullptr};
 }
 
-// ---- transposition, in quads of floats: the unit that shuffles move within on every ISA ----
-
-using Lanes = std::make_integer_sequence<int, width>;
-
-// Of each quad of a and b: a0 b0 a1 b1 (Half = 0) or a2 b2 a3 b3 (Half = 2).
-template <int Half, int... I>
-TILEGRAD_INLINE Vec interleave(Vec a, Vec b, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(a, b, (I / 4 * 4 + Half + I % 4 / 2 + I % 2 * width)...);
-}
-
-// Of each quad of a and b: a0 a1 b0 b1 (Half = 0) or a2 a3 b2 b3 (Half = 2).
-template <int Half, int... I>
-TILEGRAD_INLINE Vec join_halves(Vec a, Vec b, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(a, b, (I / 4 * 4 + Half + I % 2 + I % 4 / 2 * width)...);
-}
-
-// Quad q of the result comes from p + 4 q ld.
-TILEGRAD_INLINE Vec load_quads(const float* p, int64_t ld) {
-#if defined(__AVX512F__) || defined(__AVX2__)
-  const auto low =
-      __builtin_shufflevector(load_quad(p), load_quad(p + 4 * ld), 0, 1, 2, 3, 4, 5, 6, 7);
-#endif
-#if defined(__AVX512F__)
-  const auto high = __builtin_shufflevector(load_quad(p + 8 * ld), load_quad(p + 12 * ld), 0, 1, 2,
-                                            3, 4, 5, 6, 7);
-  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-#elif defined(__AVX2__)
-  (void)ld;
-  return low;
-#else
-  (void)ld;
-  return load_quad(p);
-#endif
-}
-
-// dst[p step + j] = b[j ld + p] for p < 4, j < width
-TILEGRAD_INLINE void transpose_block(float* dst, int64_t step, const float* b, int64_t ld) {
-  Vec r[4];
-  for (int i = 0; i < 4; ++i) r[i] = load_quads(b + i * ld, ld);
-  const Vec s0 = interleave<0>(r[0], r[1], Lanes{}), s1 = interleave<0>(r[2], r[3], Lanes{});
-  const Vec s2 = interleave<2>(r[0], r[1], Lanes{}), s3 = interleave<2>(r[2], r[3], Lanes{});
-  store(dst, join_halves<0>(s0, s1, Lanes{}));
-  store(dst + step, join_halves<2>(s0, s1, Lanes{}));
-  store(dst + 2 * step, join_halves<0>(s2, s3, Lanes{}));
-  store(dst + 3 * step, join_halves<2>(s2, s3, Lanes{}));
-}
-
 }  // namespace
 
 bool needs_row_pass(const Epilogue& e) {

@@ -1,8 +1,8 @@
 // Float vectors and their mathematics: the only file that knows the width of the registers.
 //
 // Vec is a GCC / clang vector: + - * / and comparisons work on it directly; a comparison gives an
-// IVec mask of 0 and -1. exp, log, tanh, sigmoid and erf are within 3 ulp over the whole range of
-// float (the normal distribution within 5), right at 0, infinity, NaN and denormals. One source
+// IVec mask of 0 and -1. exp, log, tanh and sigmoid are within 3 ulp over the whole range of
+// float (the tail of the normal distribution within 6), right at 0, infinity, NaN and denormals. One source
 // serves every ISA, so results differ between ISAs only by rounding.
 #pragma once
 #include <cmath>
@@ -288,6 +288,93 @@ TILEGRAD_INLINE float hmax(Vec v) {
   return reduce_lanes(v, [](float a, float b) { return a > b || a != a ? a : b; });
 }
 
+// ---- transposition, in quads of floats: the unit that shuffles move within on every ISA ----
+
+using Lanes = std::make_integer_sequence<int, width>;
+
+// Of each quad of a and b: a0 b0 a1 b1 (Half = 0) or a2 b2 a3 b3 (Half = 2).
+template <int Half, int... I>
+TILEGRAD_INLINE Vec interleave(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (I / 4 * 4 + Half + I % 4 / 2 + I % 2 * width)...);
+}
+
+// Of each quad of a and b: a0 a1 b0 b1 (Half = 0) or a2 a3 b2 b3 (Half = 2).
+template <int Half, int... I>
+TILEGRAD_INLINE Vec join_halves(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (I / 4 * 4 + Half + I % 2 + I % 4 / 2 * width)...);
+}
+
+// Quad q of the result comes from p + 4 q ld.
+TILEGRAD_INLINE Vec load_quads(const float* p, int64_t ld) {
+#if defined(__AVX512F__) || defined(__AVX2__)
+  const auto low =
+      __builtin_shufflevector(load_quad(p), load_quad(p + 4 * ld), 0, 1, 2, 3, 4, 5, 6, 7);
+#endif
+#if defined(__AVX512F__)
+  const auto high = __builtin_shufflevector(load_quad(p + 8 * ld), load_quad(p + 12 * ld), 0, 1, 2,
+                                            3, 4, 5, 6, 7);
+  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif defined(__AVX2__)
+  (void)ld;
+  return low;
+#else
+  (void)ld;
+  return load_quad(p);
+#endif
+}
+
+// Within each quad number q: lane i of r[k] becomes lane k of r[i].
+TILEGRAD_INLINE void transpose_quads(Vec (&r)[4]) {
+  const Vec s0 = interleave<0>(r[0], r[1], Lanes{}), s1 = interleave<0>(r[2], r[3], Lanes{});
+  const Vec s2 = interleave<2>(r[0], r[1], Lanes{}), s3 = interleave<2>(r[2], r[3], Lanes{});
+  r[0] = join_halves<0>(s0, s1, Lanes{});
+  r[1] = join_halves<2>(s0, s1, Lanes{});
+  r[2] = join_halves<0>(s2, s3, Lanes{});
+  r[3] = join_halves<2>(s2, s3, Lanes{});
+}
+
+// dst[p step + j] = b[j ld + p] for p < 4, j < width
+TILEGRAD_INLINE void transpose_block(float* dst, int64_t step, const float* b, int64_t ld) {
+  Vec r[4];
+  for (int i = 0; i < 4; ++i) r[i] = load_quads(b + i * ld, ld);
+  transpose_quads(r);
+  for (int p = 0; p < 4; ++p) store(dst + p * step, r[p]);
+}
+
+// The quads of a and then of b whose numbers are even (Odd = 0) or odd (Odd = 1).
+template <int Odd, int... I>
+TILEGRAD_INLINE Vec every_other_quad(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (I / 4 * 8 + 4 * Odd + I % 4)...);
+}
+
+// dst[p step + j] = b[j ld + p] for p, j < width; reads each line of b once.
+TILEGRAD_INLINE void transpose_square(float* dst, int64_t step, const float* b, int64_t ld) {
+  constexpr int quads = width / 4;
+  Vec r[quads][4];  // quad q of r[g][k] has column p = 4 q + k of the rows from j = 4 g on
+  for (int g = 0; g < quads; ++g) {
+    for (int i = 0; i < 4; ++i) r[g][i] = load(b + (4 * g + i) * ld);
+    transpose_quads(r[g]);
+  }
+  for (int k = 0; k < 4; ++k) {
+    float* const to = dst + k * step;
+    if constexpr (quads == 1) store(to, r[0][k]);
+    if constexpr (quads == 2) {
+      store(to, every_other_quad<0>(r[0][k], r[1][k], Lanes{}));
+      store(to + 4 * step, every_other_quad<1>(r[0][k], r[1][k], Lanes{}));
+    }
+    if constexpr (quads == 4) {
+      const Vec e0 = every_other_quad<0>(r[0][k], r[1][k], Lanes{});
+      const Vec e1 = every_other_quad<0>(r[2][k], r[3][k], Lanes{});
+      const Vec o0 = every_other_quad<1>(r[0][k], r[1][k], Lanes{});
+      const Vec o1 = every_other_quad<1>(r[2][k], r[3][k], Lanes{});
+      store(to, every_other_quad<0>(e0, e1, Lanes{}));
+      store(to + 4 * step, every_other_quad<0>(o0, o1, Lanes{}));
+      store(to + 8 * step, every_other_quad<1>(e0, e1, Lanes{}));
+      store(to + 12 * step, every_other_quad<1>(o0, o1, Lanes{}));
+    }
+  }
+}
+
 // ---- loops ----
 
 // y[i] = f(x[0][i], x[1][i], ...) for i < count, vector by vector
@@ -375,12 +462,15 @@ TILEGRAD_INLINE ExpParts split_exp(Vec x) {
   return {n, fma(r * r, polynomial(r, c), r)};
 }
 
-TILEGRAD_INLINE Vec exp(Vec x) {
-  // beyond these the result is 0 or infinity; min and max in this order let NaN through
-  x = min(splat(89.0f), max(splat(-105.0f), x));
+// exp(x) for |x| < 125
+TILEGRAD_INLINE Vec exp_within(Vec x) {
   const ExpParts p = split_exp(x);
   return scale_by_power(1.0f + p.e, p.n);
 }
+
+// Beyond these bounds the result is 0 or infinity; min and max in this order let NaN through.
+TILEGRAD_INLINE Vec exp(Vec x) { return exp_within(min(splat(89.0f), max(splat(-105.0f), x))); }
+TILEGRAD_INLINE Vec exp_nonpositive(Vec x) { return exp_within(max(splat(-105.0f), x)); }
 
 // exp(x) - 1 for x <= 0, without cancellation
 TILEGRAD_INLINE Vec expm1_nonpositive(Vec x) {
@@ -420,48 +510,35 @@ TILEGRAD_INLINE Vec tanh(Vec x) {
 
 // exp only of negative numbers: no overflow, and small results keep their precision
 TILEGRAD_INLINE Vec sigmoid(Vec x) {
-  const Vec e = exp(-abs(x));
+  const Vec e = exp_nonpositive(-abs(x));
   return select(x < 0.0f, e, splat(1.0f)) / (1.0f + e);
 }
 
-// exp(-x^2 / 2); the rounding error of the square, which exp would magnify, is put back
-TILEGRAD_INLINE Vec gaussian(Vec x) {
-  const Vec limited = min(splat(15.0f), abs(x));
-  const Vec high = from_bits(bits(limited) & 0xfffff000u), low = limited - high;
-  const Vec square = limited * limited;
-  const Vec lost = ((high * high - square) + 2.0f * high * low) + low * low;
-  const Vec e = exp(-0.5f * square);
-  return fma(-0.5f * lost, e, e);
+// ---- the normal distribution, for 0 <= a <= 15, beyond which all is 0 ----
+
+TILEGRAD_INLINE Vec normal_argument(Vec x) { return min(splat(15.0f), abs(x)); }
+
+// exp(-a^2 / 2); the rounding error of the square, which exp would magnify, is put back
+TILEGRAD_INLINE Vec gaussian(Vec a) {
+  const Vec half = -0.5f * a, power = half * a;
+#if defined(__FMA__)
+  const Vec lost = fma(half, a, -power);
+#else
+  const Vec high = from_bits(bits(a) & 0xfffff000u), low = a - high;
+  const Vec lost = -0.5f * (((high * high + 2.0f * power) + 2.0f * high * low) + low * low);
+#endif
+  const Vec e = exp_within(power);
+  return fma(lost, e, e);
 }
 
-// The normal distribution's tail P(X > |x|), accurate relative to its size:
-// exp(-x^2 / 2) q(t) / (1 + 2 |x|) with t = (|x| - 4) / (|x| + 4). `density` is gaussian(x).
-TILEGRAD_INLINE Vec normal_tail(Vec x, Vec density) {
-  static constexpr float c[] = {0.849695773f,    -2.30092003e-2f, -9.63801041e-2f, 0.128906954f,
-                                -9.52589408e-2f, 4.43766019e-2f,  -1.05159281e-2f, -1.26175936e-3f,
-                                1.5613e-3f,      -5.71632961e-5f, -1.46668718e-4f};
-  const Vec a = min(splat(15.0f), abs(x));
-  return density * polynomial((a - 4.0f) / (a + 4.0f), c) / fma(a, splat(2.0f), splat(1.0f));
-}
-
-// erf(x) for |x| <= 1
-TILEGRAD_INLINE Vec erf_near_zero(Vec x) {
-  static constexpr float c[] = {1.12837917f,    -0.376126258f,   0.112835851f,  -2.68538118e-2f,
-                                5.18832733e-3f, -8.01019159e-4f, 7.85385463e-5f};
-  return x * polynomial(min(splat(1.0f), x * x), c);
-}
-
-// Phi(x) = P(X <= x)
-TILEGRAD_INLINE Vec normal_cdf(Vec x, Vec density) {
-  const Vec tail = normal_tail(x, density);
-  const Vec near = fma(splat(0.5f), erf_near_zero(0.707106781f * x), splat(0.5f));
-  return select(abs(x) < 1.0f, near, select(x > 0.0f, 1.0f - tail, tail));
-}
-
-TILEGRAD_INLINE Vec erf(Vec x) {
-  const Vec y = 1.41421356f * x;
-  const Vec far = 1.0f - 2.0f * normal_tail(y, gaussian(y));
-  return select(abs(x) < 1.0f, erf_near_zero(x), copysign(far, x));
+// P(X > a), accurate relative to its size: exp(-a^2 / 2) t q(t) with t = 1 / (1 + 0.35 a).
+// `density` is gaussian(a).
+TILEGRAD_INLINE Vec normal_tail(Vec a, Vec density) {
+  static constexpr float q[] = {0.139619902f,  0.139890373f,    0.119609796f,
+                                0.106449641f,  -2.54655834e-2f, 0.162768126f,
+                                -0.258995026f, 0.145617396f,    -2.94946358e-2f};
+  const Vec t = 1.0f / fma(splat(0.35f), a, splat(1.0f));
+  return density * t * polynomial(t, q);
 }
 
 }  // namespace tilegrad
