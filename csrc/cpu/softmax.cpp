@@ -47,7 +47,7 @@ struct RowStatistics {
 // p = softmax(x)
 RowStatistics softmax_row(float* p, const float* x, int64_t cols) {
   const float m = row_max(x, cols);
-  const double s = map_sum(p, cols, [&](Vec v) { return exp(v - m); }, x);
+  const double s = map_sum(p, cols, [&](Vec v) { return exp_nonpositive(v - m); }, x);
   const float inverse = static_cast<float>(1.0 / s);
   map(p, cols, [&](Vec v) { return v * inverse; }, p);
   return {m, std::log(s)};
@@ -82,7 +82,7 @@ void log_softmax_forward(float* y, const float* x, int64_t rows, int64_t cols) {
     const float* row = x + i * cols;
     const float m = row_max(row, cols);
     const float log_sum =
-        static_cast<float>(std::log(sum(cols, [&](Vec v) { return exp(v - m); }, row)));
+        static_cast<float>(std::log(sum(cols, [&](Vec v) { return exp_nonpositive(v - m); }, row)));
     map(y + i * cols, cols, [&](Vec v) { return (v - m) - log_sum; }, row);
   });
 }
