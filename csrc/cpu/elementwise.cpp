@@ -214,14 +214,20 @@ int64_t item_grain(int64_t items, int64_t r, int64_t entry) {
 
 // part(begin, end) over the segments of [0, r), in parallel, combined in order
 template <class Part, class Combine>
-auto over_segments(int64_t r, int64_t segment, Part part, Combine combine) {
-  if (r <= segment) return part(int64_t{0}, r);
+[[gnu::noinline]] auto over_many_segments(int64_t r, int64_t segment, const Part& part,
+                                          Combine combine) {
   decltype(part(r, r)) partial[max_segments] = {};
   parallel_for(r, segment,
                [&](int64_t begin, int64_t end) { partial[begin / segment] = part(begin, end); });
   for (int64_t p = 1; p < chunk_count(r, segment); ++p)
     partial[0] = combine(partial[0], partial[p]);
   return partial[0];
+}
+
+// The same; short items, of one segment, do without the frame that many segments need.
+template <class Part, class Combine>
+TILEGRAD_INLINE auto over_segments(int64_t r, int64_t segment, Part part, Combine combine) {
+  return r <= segment ? part(int64_t{0}, r) : over_many_segments(r, segment, part, combine);
 }
 
 template <class Op>
