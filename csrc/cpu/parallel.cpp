@@ -62,6 +62,30 @@ void pause() {
 #endif
 }
 
+int this_core() {
+#ifdef __linux__
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// Moves this thread to another core if it runs on `core`. Linux likes to wake a thread where its
+// waker runs, and may leave it there, waiting for its turn, while another core idles.
+void leave(int core) {
+#ifdef __linux__
+  cpu_set_t all;
+  if (core < 0 || this_core() != core || sched_getaffinity(0, sizeof all, &all) != 0) return;
+  cpu_set_t others = all;
+  CPU_CLR(core, &others);
+  if (CPU_COUNT(&others) == 0) return;
+  sched_setaffinity(0, sizeof others, &others);  // moves it at once
+  sched_setaffinity(0, sizeof all, &all);
+#else
+  (void)core;
+#endif
+}
+
 // Spins until done() or until spin_time is over; says whether done() came true.
 template <class Done>
 bool spin_until(bool may_spin, Done done) {
@@ -106,6 +130,7 @@ class Pool {
     }
     epoch_.fetch_add(1);
     if (sleepers_.load() > 0) {
+      caller_core_.store(this_core(), std::memory_order_relaxed);
       {
         std::lock_guard<std::mutex> lock(mutex_);
       }
@@ -153,10 +178,15 @@ class Pool {
     for (;;) {
       const auto woken = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
       if (!spin_until(may_spin_.load(std::memory_order_relaxed), woken)) {
-        std::unique_lock<std::mutex> lock(mutex_);
-        sleepers_.fetch_add(1);
-        wake_.wait(lock, [&] { return epoch_.load() != seen; });
-        sleepers_.fetch_sub(1);
+        {
+          std::unique_lock<std::mutex> lock(mutex_);
+          sleepers_.fetch_add(1);
+          wake_.wait(lock, [&] { return epoch_.load() != seen; });
+          sleepers_.fetch_sub(1);
+        }
+        if (may_spin_.load(std::memory_order_relaxed)) {
+          leave(caller_core_.load(std::memory_order_relaxed));
+        }
       }
       seen = epoch_.load(std::memory_order_acquire);
       const int threads = active_.load(std::memory_order_relaxed);
@@ -211,6 +241,7 @@ class Pool {
   alignas(64) std::atomic<uint32_t> epoch_{0};
   std::atomic<int> active_{0};
   std::atomic<bool> may_spin_{false};
+  std::atomic<int> caller_core_{-1};
   Job job_{};
   alignas(64) std::atomic<uint32_t> remaining_{0};
   alignas(64) std::mutex mutex_;
