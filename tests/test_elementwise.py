@@ -266,7 +266,9 @@ def test_copy_broadcasts(backend, rng):
     np.testing.assert_array_equal(y, np.broadcast_to(x, y.shape))
 
 
-@pytest.mark.parametrize("shape", [(129, 127), (1, 1000), (333, 65)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(129, 127), (1, 1000), (333, 65), (256, 150), (512, 67)], ids=str
+)
 def test_copy_transposes_large_matrices(backend, shape, rng):
     x = normal(rng, *shape)
     y = poison(shape[::-1])
