@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "text.h"
+#include "../core/text.h"
 
 namespace simt {
 
@@ -132,7 +132,8 @@ class DeviceMemory {
     if (ahead < near) {
       return {"out of bounds", beside(ahead, "before the beginning", above), ahead};
     }
-    const std::string text = "at address " + hex(address) + ", which is memory of the host";
+    const std::string text =
+        "at address " + tilegrad::hex(address) + ", which is memory of the host";
     return {"not device memory", text, ~uintptr_t{0}};
   }
 

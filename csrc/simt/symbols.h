@@ -17,14 +17,16 @@
 #include <tuple>
 #include <vector>
 
+#include "../core/text.h"
 #include "runtime.h"
-#include "text.h"
 
 namespace simt {
 namespace symbols {
 
 // A code address, as its distance from a function here; 0 where it is not near.
 using Place = int32_t;
+
+using tilegrad::hex;
 
 inline void origin() {}
 

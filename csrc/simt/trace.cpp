@@ -22,12 +22,12 @@
 #include <unordered_map>
 #include <vector>
 
+#include "../core/text.h"
 #include "control.h"
 #include "device_memory.h"
 #include "requests.h"
 #include "simt.h"
 #include "symbols.h"
-#include "text.h"
 
 namespace simt {
 namespace {
@@ -721,6 +721,8 @@ void keep_reports(const std::string& kernel) {
     keep_finding({kernel, r.kind, r.accesses, report_text(r), 1});
   }
 }
+
+using tilegrad::Text;
 
 // --- JSON ----------------------------------------------------------------------------------------
 

@@ -6,19 +6,18 @@
 #include <string>
 #include <type_traits>
 
-namespace simt {
+namespace tilegrad {
 
-inline std::string hex(uintptr_t value) {
-  char digits[2 * sizeof value + 3];
-  std::snprintf(digits, sizeof digits, "0x%llx", static_cast<unsigned long long>(value));
-  return digits;
-}
-
+// Writes what a stream would write.
 class Text {
  public:
   template <class Part>
   Text& operator<<(const Part& part) {
-    if constexpr (std::is_arithmetic_v<Part> && !std::is_same_v<Part, char>) {
+    if constexpr (std::is_floating_point_v<Part>) {
+      char digits[32];
+      std::snprintf(digits, sizeof digits, "%g", static_cast<double>(part));
+      string_ += digits;
+    } else if constexpr (std::is_integral_v<Part> && !std::is_same_v<Part, char>) {
       string_ += std::to_string(part);
     } else {
       string_ += part;
@@ -31,4 +30,10 @@ class Text {
   std::string string_;
 };
 
-}  // namespace simt
+inline std::string hex(uintptr_t value) {
+  char digits[2 * sizeof value + 3];
+  std::snprintf(digits, sizeof digits, "0x%llx", static_cast<unsigned long long>(value));
+  return digits;
+}
+
+}  // namespace tilegrad
